@@ -1,0 +1,55 @@
+"""A workspace: the folder that holds the database, the runs' checkpoints and a person's own parts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from platformdirs import user_cache_path, user_data_path
+
+from engine.errors import AthanorError
+
+RESOURCES = Path(__file__).resolve().parent.parent / "resources"
+
+
+class Workspace:
+    """Paths inside one workspace folder. Creates the folder, readable by its owner alone, when it is not there."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder).expanduser().resolve()
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise AthanorError(
+                f"The workspace {self.folder} cannot be used: {error.strerror or error}. "
+                "Name a folder that you may write to with --workspace."
+            ) from None
+
+    @classmethod
+    def default(cls) -> Workspace:
+        """The folder in ATHANOR_WORKSPACE, or the one in the user's data directory."""
+        chosen = os.environ.get("ATHANOR_WORKSPACE")
+        return cls(chosen) if chosen else cls(user_data_path("athanor", appauthor=False))
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "athanor.db"
+
+    @property
+    def parts_folder(self) -> Path:
+        """Where a person's own part files lie; nothing is loaded from it before the person agrees."""
+        return self.folder / "parts"
+
+    def run_folder(self, run: str) -> Path:
+        """The folder of one run's checkpoints, made when first asked for."""
+        folder = self.folder / "runs" / run
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept (the catalog); ATHANOR_CACHE overrides."""
+    chosen = os.environ.get("ATHANOR_CACHE")
+    folder = Path(chosen).expanduser() if chosen else user_cache_path("athanor", appauthor=False)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
