@@ -1,0 +1,353 @@
+"""The recipe: the document that says what to train and how.
+
+It is TOML, edited in place, so that a person's comments and order stay. Reading it needs no catalog; checking it does,
+because what a part takes is known to the catalog alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import AoT, Array, InlineTable, Table
+
+from engine.catalog import Catalog
+from engine.errors import Problem, RecipeError
+from engine.settings import a_kind, check_settings, check_use, did_you_mean, fill, fill_use, show
+
+SCHEMA = 1
+# What to do with a document of an older version: version -> a function that edits the plain TOML document.
+MIGRATIONS: dict[int, Callable[[Any], None]] = {}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One heading of a recipe. `kind` is the kind of part it names, or empty where it holds settings of its own."""
+
+    name: str
+    kind: str
+    title: str
+    words: str
+    many: bool = False
+    required: bool = False
+
+
+SECTIONS = (
+    Section("task", "task", "Task", "What is learned: the data, the objective and the metrics.", required=True),
+    Section("model", "model", "Model", "The architecture that learns it.", required=True),
+    Section("loss", "loss", "Loss", "What is minimized, where it is not the task's own objective."),
+    Section("optimizer", "optimizer", "Optimizer", "How gradients become steps."),
+    Section("schedule", "schedule", "Schedule", "How the learning rate changes over the run."),
+    Section("procedure", "procedure", "Procedure", "Who computes the step; backpropagation where none is named."),
+    Section("techniques", "technique", "Techniques", "Whatever hooks into the step, in any number.", many=True),
+    Section("probes", "probe", "Probes", "What looks at the run and its result.", many=True),
+    Section("search", "search", "Search", "Which settings to vary, over many runs."),
+    Section("training", "", "Training", "Batch, precision, device, evaluation and checkpoints."),
+    Section("budget", "", "Budget", "How long to train."),
+)
+BY_NAME = {section.name: section for section in SECTIONS}
+TOP = {"schema": int, "name": str, "notes": str, "seed": int}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One path at which two recipes differ; None where one of them does not have it."""
+
+    path: str
+    mine: Any
+    theirs: Any
+
+
+class Recipe:
+    """A recipe document. Edit it by paths such as ``optimizer.lr`` and ``techniques.0.n``."""
+
+    def __init__(self, toml: tomlkit.TOMLDocument):
+        self._toml = toml
+
+    # -- reading and writing ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def parse(cls, text: str) -> Recipe:
+        """Reads TOML; raises RecipeError for what is not TOML or of a newer version."""
+        try:
+            toml = tomlkit.parse(text)
+        except TOMLKitError as error:
+            raise RecipeError([Problem("", None, f"the recipe is not valid TOML: {error}.")]) from None
+        recipe = cls(toml)
+        recipe._migrate()
+        return recipe
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Reads a file; raises RecipeError when it is not there or cannot be read."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise RecipeError([Problem("", str(path), f"there is no recipe file {path}.")]) from None
+        except IsADirectoryError:
+            raise RecipeError([Problem("", str(path), f"{path} is a folder, not a recipe file.")]) from None
+        except UnicodeDecodeError:
+            raise RecipeError([Problem("", str(path), f"{path} is not text in UTF-8, so not a recipe.")]) from None
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RecipeError([Problem("", str(path), f"{path} cannot be read: {reason}.")]) from None
+        return cls.parse(text)
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Recipe:
+        """A recipe from plain data, its sections in the usual order."""
+        order = [*TOP, *BY_NAME]
+        ranked = sorted(document.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
+        return cls(tomlkit.parse(tomlkit.dumps(dict(ranked))))
+
+    def copy(self) -> Recipe:
+        return Recipe(tomlkit.parse(self.text()))
+
+    def text(self) -> str:
+        """The TOML, comments and order kept."""
+        return tomlkit.dumps(self._toml)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The recipe as plain data."""
+        return self._toml.unwrap()
+
+    @property
+    def name(self) -> str:
+        name = self.document.get("name")
+        return name if isinstance(name, str) else ""
+
+    @property
+    def seed(self) -> int:
+        seed = self.document.get("seed", 0)
+        return seed if isinstance(seed, int) else 0
+
+    def digest(self) -> str:
+        """A digest of what the recipe trains: names, notes and the order of keys do not count."""
+        rest = {key: value for key, value in self.document.items() if key not in ("name", "notes", "schema")}
+        return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _migrate(self) -> None:
+        version = self.document.get("schema", SCHEMA)
+        if not isinstance(version, int) or isinstance(version, bool) or version < 0:
+            raise RecipeError([Problem("schema", version, f"{show(version)} is not a recipe version; write {SCHEMA}.")])
+        if version > SCHEMA:
+            sentence = f"the recipe has version {version}, this Athanor reads up to {SCHEMA}. Update Athanor to open it."
+            raise RecipeError([Problem("schema", version, sentence)])
+        for older in range(version, SCHEMA):
+            if older in MIGRATIONS:
+                MIGRATIONS[older](self._toml)
+        if "schema" in self._toml:
+            self._toml["schema"] = SCHEMA
+
+    # -- editing ---------------------------------------------------------------------------------------------------
+
+    def get(self, path: str, default: Any = None) -> Any:
+        """The plain value at a path."""
+        here: Any = self.document
+        for key in path.split("."):
+            here = _step(here, key)
+            if here is None:
+                return default
+        return here
+
+    def set(self, path: str, value: Any) -> None:
+        """Writes a value; tables on the way are made where there are none. Raises RecipeError where none can be."""
+        *parents, last = path.split(".")
+        if not parents and isinstance(value, Mapping | list) and last in BY_NAME:
+            self._write_section(last, value)
+            return
+        here: Any = self._toml
+        for depth, key in enumerate(parents):
+            below = _step(here, key)
+            if below is None and depth == 0 and key in BY_NAME:
+                self._write_section(key, {})
+                here = self._toml
+                below = _step(here, key)
+            elif below is None and isinstance(here, Mapping):
+                here[key] = tomlkit.table()
+                below = here[key]
+            here = below
+        if isinstance(here, AoT | Array | list) and last.isdigit() and int(last) < len(here):
+            here[int(last)] = value
+        elif isinstance(here, Table | InlineTable | Mapping):
+            here[last] = value
+        else:
+            raise RecipeError([Problem(path, value, f"the recipe has no place {path!r} to set.")])
+
+    def remove(self, path: str) -> None:
+        """Takes away what a path names, if it is there."""
+        *parents, last = path.split(".")
+        here: Any = self._toml
+        for key in parents:
+            here = _step(here, key)
+        if isinstance(here, list) and last.isdigit() and int(last) < len(here):
+            del here[int(last)]
+            if not here and len(parents) == 1:
+                del self._toml[parents[0]]
+        elif isinstance(here, Mapping) and last in here:
+            del here[last]
+
+    def choose(self, section: str, use: str, catalog: Catalog) -> None:
+        """Puts another part into a section (or ``techniques.0``) and keeps the settings that it takes as well."""
+        old = self.get(section)
+        entry = catalog.parts[use]
+        kept = {}
+        for name, value in (old or {}).items():
+            if name in entry.schema.get("properties", {}):
+                trial = check_settings(entry.schema, {name: value}, section, catalog, use)
+                if not [problem for problem in trial if problem.value is not None]:
+                    kept[name] = value
+        self.set(section, {"use": use, **kept})
+
+    def insert_part(self, section: str, index: int, part: Mapping[str, Any]) -> None:
+        """Adds a part to a list section at an index."""
+        if section not in self._toml:
+            self._write_section(section, [dict(part)])
+        else:
+            self._toml[section].insert(index, tomlkit.item(dict(part)))  # type: ignore[union-attr]
+
+    def move_part(self, section: str, index: int, to: int) -> None:
+        """Moves a part of a list section from one index to another."""
+        parts = self.document[section]
+        parts.insert(to, parts.pop(index))
+        self.set(section, parts)
+
+    def _write_section(self, name: str, value: Any) -> None:
+        """Writes a whole section at its usual place among those that are there."""
+        if name in self._toml:
+            if isinstance(value, list) and not value:
+                del self._toml[name]
+                return
+            self._toml[name] = tomlkit.item(value)
+            if isinstance(value, list):
+                self._toml = tomlkit.parse(self.text())
+            return
+        if isinstance(value, list) and not value:
+            return
+        addition = tomlkit.dumps({name: dict(value) if isinstance(value, Mapping) else value})
+        lines = self.text().splitlines()
+        at = _place_of(name, lines)
+        before = [] if at == 0 or not lines[at - 1].strip() else [""]
+        lines[at:at] = [*before, *addition.rstrip().splitlines(), *([""] if at < len(lines) else [])]
+        self._toml = tomlkit.parse("\n".join(lines) + "\n")
+
+    # -- checking --------------------------------------------------------------------------------------------------
+
+    def check(self, catalog: Catalog) -> list[Problem]:
+        """Everything wrong that can be seen without building the parts."""
+        problems = []
+        for key, value in self.document.items():
+            if key in TOP:
+                if not isinstance(value, TOP[key]) or isinstance(value, bool):
+                    right = "text" if TOP[key] is str else "a whole number"
+                    problems.append(Problem(key, value, f"{show(value)} is not {right}."))
+                elif key == "seed" and not 0 <= value < 2**63:
+                    problems.append(Problem(key, value, f"{show(value)} is not a whole number from 0 to 2^63 - 1."))
+            elif key not in BY_NAME:
+                hint = did_you_mean(key, [*BY_NAME, *TOP]) or f" A recipe has {', '.join(BY_NAME)}."
+                problems.append(Problem(key, value, f"a recipe has no section {key!r}.{hint}"))
+            else:
+                problems += self._check_section(BY_NAME[key], value, catalog)
+        for section in SECTIONS:
+            if section.required and section.name not in self.document:
+                choices = ", ".join(entry.id for entry in catalog.of_kind(section.kind))
+                sentence = f"the recipe has no [{section.name}]; name {a_kind(section.kind)}: {choices}."
+                problems.append(Problem(section.name, None, sentence))
+        return problems
+
+    def _check_section(self, section: Section, value: Any, catalog: Catalog) -> list[Problem]:
+        if section.many:
+            if not isinstance(value, list):
+                return [Problem(section.name, value, f"write each of the {section.name} as [[{section.name}]].")]
+            checked = (check_use(v, section.kind, f"{section.name}.{i}", catalog) for i, v in enumerate(value))
+            return [problem for problems in checked for problem in problems]
+        if not isinstance(value, Mapping):
+            return [Problem(section.name, value, f"{show(value)} is not a table; write [{section.name}].")]
+        if section.kind:
+            return check_use(value, section.kind, section.name, catalog)
+        schema = catalog.sections.get(section.name, {})
+        return check_settings(schema, value, section.name, catalog, f"[{section.name}]")
+
+    def require(self, catalog: Catalog) -> None:
+        """Raises RecipeError with every problem, when there is any."""
+        problems = self.check(catalog)
+        if problems:
+            raise RecipeError(problems)
+
+    def filled(self, catalog: Catalog) -> dict[str, Any]:
+        """The whole recipe with every default written out, those of sections that it leaves out too."""
+        document = self.document
+        filled: dict[str, Any] = {"name": self.name, "seed": self.seed, "notes": document.get("notes", "")}
+        for section in SECTIONS:
+            value = document.get(section.name)
+            if section.many:
+                filled[section.name] = [fill_use(v, catalog) for v in value or []]
+            elif not section.kind:
+                filled[section.name] = fill(catalog.sections.get(section.name, {}), value or {}, catalog)
+            else:
+                default = catalog.default(section.kind)
+                value = value or ({"use": default} if default and section.name != "search" else None)
+                filled[section.name] = fill_use(value, catalog) if value else None
+        return filled
+
+    def difference(self, other: Recipe) -> list[Difference]:
+        """Every path at which the two documents differ, `name` and `notes` left out."""
+        mine, theirs = flatten(self.document), flatten(other.document)
+        paths = [*mine, *(path for path in theirs if path not in mine)]
+        return [
+            Difference(path, mine.get(path), theirs.get(path))
+            for path in paths
+            if path not in ("name", "notes", "schema") and mine.get(path) != theirs.get(path)
+        ]
+
+
+def flatten(document: Any, path: str = "") -> dict[str, Any]:
+    """Paths to plain values; lists of numbers and words count as one value."""
+    if isinstance(document, Mapping):
+        pairs = list(document.items())
+    elif isinstance(document, list) and any(isinstance(item, Mapping) for item in document):
+        pairs = [(str(i), item) for i, item in enumerate(document)]
+    else:
+        return {path: document}
+    return {k: v for key, value in pairs for k, v in flatten(value, f"{path}.{key}" if path else str(key)).items()}
+
+
+def merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain documents: `patch` over `base`. A table that names another part replaces the old one whole."""
+    merged = dict(base)
+    for key, value in patch.items():
+        old = merged.get(key)
+        swapped = isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("use", old.get("use")) != old.get("use")
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and not swapped:
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _step(here: Any, key: str) -> Any:
+    """One key down a path, or None."""
+    if isinstance(here, list):
+        return here[int(key)] if key.isdigit() and int(key) < len(here) else None
+    return here.get(key) if isinstance(here, Mapping) else None
+
+
+def _place_of(name: str, lines: list[str]) -> int:
+    """The line at which a new section goes: before the first one that usually follows it, above its comments."""
+    order = list(BY_NAME)
+    following = order[order.index(name) + 1 :]
+    for number, line in enumerate(lines):
+        header = re.match(r"\s*\[{1,2}\s*([A-Za-z_]+)", line)
+        if header and header[1] in following:
+            while number and lines[number - 1].lstrip().startswith("#"):
+                number -= 1
+            return number
+    return len(lines)
