@@ -1,0 +1,52 @@
+"""The types that a part's constructor may give its parameters. Each is a kind of form field, and a check.
+
+They are ordinary annotations: a type checker sees `float`, pydantic sees the limits, a form sees both.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, WithJsonSchema
+
+Choice = Literal
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Betas = tuple[Decay, Decay]
+Widths = list[Count]
+Numbers = list[float]
+
+# A rate: a positive number that is best drawn on a log scale.
+Rate = Annotated[float, Field(gt=0, json_schema_extra={"x-log": True})]
+
+# A number, or one that changes over the run: see `engine.parts.Value`.
+OverTime = Annotated[Any, WithJsonSchema({"type": "number", "x-value": True})]
+NonNegativeOverTime = Annotated[Any, WithJsonSchema({"type": "number", "minimum": 0, "x-value": True})]
+FractionOverTime = Annotated[Any, WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1, "x-value": True})]
+
+# A selection of a model's modules: a role ("norm"), paths with wildcards ("blocks.*.fc1"), "not first", "not last".
+Sites = Annotated[str, Field(json_schema_extra={"x-sites": True})]
+# What a search varies: path -> list of values, or {low, high, log, whole}.
+Space = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-space": True})]
+
+
+def part_of(kind: str) -> Any:
+    """The annotation's mark for a parameter that is itself a part: ``Annotated[Any, part_of("layer")]``."""
+    return WithJsonSchema({"x-part": kind})
+
+
+def parts_of(kind: str) -> Any:
+    """The annotation's mark for a list of parts."""
+    return WithJsonSchema({"x-parts": kind})
+
+
+LayerPart = Annotated[Any, part_of("layer")]
+LossPart = Annotated[Any, part_of("loss")]
+SchedulePart = Annotated[Any, part_of("schedule")]
+OptimizerPart = Annotated[Any, part_of("optimizer")]
+ModelPart = Annotated[Any, part_of("model")]

@@ -1,0 +1,456 @@
+"""The contracts of the parts, and the decorators that make an ordinary class a part.
+
+A part is the PyTorch object that it is. Its constructor's signature is its form; one decorator files it:
+
+    @optimizer(paper="Symbolic Discovery of Optimization Algorithms", arxiv="2302.06675", name="Lion")
+    class Lion(torch.optim.Optimizer): ...
+
+Parameters that the engine gives (an optimizer's ``params``, a model's ``offer``) are not in the form: see `GIVEN`.
+Whatever a part keeps in attributes is checkpointed, tensors, generators, modules and plain data alike; an attribute
+whose name starts with an underscore is scratch that `setup` makes again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from engine.catalog import KINDS
+
+if TYPE_CHECKING:
+    from engine.kit.anatomy import Anatomy, Site
+    from engine.training.run import Run
+
+C = TypeVar("C", bound=type)
+
+# The constructor parameters of each kind that the engine gives; a nested part of these kinds is handed over as a
+# factory that takes them.
+GIVEN = {"optimizer": ("params",), "model": ("offer",), "layer": ("site",)}
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """What a decorator says of a part; the rest is read from its signature and docstring."""
+
+    kind: str
+    id: str
+    name: str
+    papers: tuple[dict[str, str], ...] = ()
+    default: bool = False
+    recommends: Mapping[str, Any] = field(default_factory=dict)
+    example: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "any"
+    graph: str = "safe"
+    nondeterministic: str = ""
+    lr: str = "external"
+    roles: tuple[str, ...] = ("main",)
+
+
+def _decorator(kind: str) -> Callable[..., Callable[[C], C]]:
+    def decorate(
+        *,
+        id: str = "",
+        name: str = "",
+        paper: str | Sequence[tuple[str, str]] = "",
+        arxiv: str = "",
+        default: bool = False,
+        recommends: Mapping[str, Any] | None = None,
+        example: Mapping[str, Any] | None = None,
+        precision: str = "any",
+        graph: str = "safe",
+        nondeterministic: str = "",
+        lr: str = "external",
+        roles: tuple[str, ...] = ("main",),
+    ) -> Callable[[C], C]:
+        one = [(paper, arxiv)] if isinstance(paper, str) and paper else paper or []
+        papers = tuple({"title": title, "arxiv": number} for title, number in one)
+
+        def mark(cls: C) -> C:
+            words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", cls.__name__)
+            cls.__part__ = PartInfo(  # type: ignore[attr-defined]
+                kind=kind,
+                id=id or words.lower().replace(" ", "-"),
+                name=name or words,
+                papers=papers,
+                default=default,
+                recommends=recommends or {},
+                example=example or {},
+                precision=precision,
+                graph=graph,
+                nondeterministic=nondeterministic,
+                lr=lr,
+                roles=roles,
+            )
+            return cls
+
+        return mark
+
+    decorate.__name__ = kind
+    decorate.__doc__ = (
+        f"Makes a class a {kind}. `id` defaults to the class name in kebab case; `paper` and `arxiv` name its source (a "
+        "list of pairs for several); `default`: a recipe that names none gets it; `recommends`: a recipe patch with the "
+        "paper's settings; `example`: a patch that makes the smallest recipe exercise it; `precision` (any, fp32, "
+        "float64), `graph` (safe, recapture, never), `nondeterministic` (threads, clock, remote), `lr` (who owns the "
+        "learning rate: external, internal, none) and `roles` are declarations that conflicts are settled by."
+    )
+    return decorate
+
+
+task = _decorator("task")
+model = _decorator("model")
+layer = _decorator("layer")
+loss = _decorator("loss")
+sampler = _decorator("sampler")
+optimizer = _decorator("optimizer")
+schedule = _decorator("schedule")
+technique = _decorator("technique")
+procedure = _decorator("procedure")
+decoder = _decorator("decoder")
+transform = _decorator("transform")
+search = _decorator("search")
+probe = _decorator("probe")
+study = _decorator("study")
+DECORATORS = {kind: globals()[kind] for kind in KINDS}
+
+
+# -- what a task offers and a model takes ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a task offers: the shape of one input, without the batch, and what a model must answer.
+
+    `input` is "vector" (features), "image" (channels, height, width) or "tokens" (length); `output` is "classes"
+    (`size` logits), "values" (`size` numbers) or "next-token" (`size` logits at each position).
+    """
+
+    input: str
+    shape: tuple[int, ...]
+    output: str
+    size: int
+    vocabulary: int = 0
+    span: tuple[float, float] | None = None  # the valid range of an input's values, where it has one
+
+    @property
+    def features(self) -> int:
+        """Numbers in one input."""
+        return math.prod(self.shape)
+
+
+Terms = dict[str, Tensor]
+Splits = ("train", "val", "test", "outer")
+
+
+@dataclass
+class Batch:
+    """Some samples: named inputs, target, the samples' stable indices in their split, weights and metadata."""
+
+    inputs: dict[str, Tensor]
+    target: Any
+    index: Tensor
+    split: str = "train"
+    weight: Tensor | None = None
+    mask: Tensor | None = None
+    meta: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def x(self) -> Tensor:
+        """The first input."""
+        return next(iter(self.inputs.values()))
+
+    def with_x(self, x: Tensor) -> Batch:
+        """The same batch with another first input."""
+        first = next(iter(self.inputs))
+        return replace(self, inputs={**self.inputs, first: x})
+
+    def call(self, module: nn.Module) -> Any:
+        """The module's answer to the inputs, in their order."""
+        return module(*self.inputs.values())
+
+
+class Task:
+    """Data, objective and metrics.
+
+    A subclass sets `offer` and `metric` (name, "max" or "min"), implements `load`, `objective` and `metrics`. What it
+    loads are tensors by name, one row a sample, which the engine keeps on the device.
+    """
+
+    offer: Offer
+    metric: tuple[str, str] = ("accuracy", "max")
+
+    def load(self) -> None:
+        """Makes the data; called once, before anything else. Draws from generators seeded by the task's own settings."""
+        raise NotImplementedError
+
+    def columns(self, split: str) -> dict[str, Tensor]:
+        """The split's tensors by name, one row a sample: inputs, "target", and metadata named "meta.NAME"."""
+        raise NotImplementedError
+
+    def objective(self, output: Any, batch: Batch) -> Terms:
+        """The task's own loss: named terms, a value a sample where it exists (shape [B]), else a scalar."""
+        raise NotImplementedError
+
+    def metrics(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """A value a sample (shape [B]) for each metric; their mean over a split is the metric."""
+        raise NotImplementedError
+
+    def summary(self, totals: dict[str, float]) -> dict[str, float]:
+        """The metrics to report from the means over a split; what is no plain mean is computed here."""
+        return totals
+
+    def size(self, split: str) -> int:
+        """Samples in a split, 0 where the task has no such split."""
+        columns = self.columns(split)
+        return len(next(iter(columns.values()))) if columns else 0
+
+    def figure(self) -> dict[str, Any] | None:
+        """Some samples as figure data, for the preview."""
+        return None
+
+
+class Model(nn.Module):
+    """An architecture. Built for what a task offers (first constructor argument `offer`), or refuses by ValueError."""
+
+    def anatomy(self) -> Anatomy:
+        """What the model is made of; derived from its modules where a subclass does not say."""
+        from engine.kit.anatomy import derive
+
+        return derive(self)
+
+
+class Layer(nn.Module):
+    """A drop-in module. `role` is where it may go: "norm", "activation", "linear", "conv", "weight" (linear and conv).
+
+    The protocol below is found by walking modules; every member is optional:
+    `param_options()` -> {parameter name: optimizer group options}; `aux_loss()` -> scalar; `init_from(*inputs)`, called
+    once with the module's first inputs; `tick(progress)`; `fold()` -> a plain module that computes the same.
+    """
+
+    role: ClassVar[str] = ""
+
+    @classmethod
+    def for_site(cls, site: Site, **settings: Any) -> nn.Module:
+        """The module that takes the place of the one at `site`. Raises ValueError where it does not fit."""
+        return cls(site, **settings)  # type: ignore[call-arg]
+
+
+class Loss:
+    """A training objective: `(output, batch) -> named terms`, per sample where it exists."""
+
+    additive: ClassVar[bool] = True  # a batch's value is the mean over its samples: it may be split
+    outputs: ClassVar[tuple[str, ...]] = ()  # the kinds of output (`Offer.output`) that it takes; empty: any
+
+    def __call__(self, output: Any, batch: Batch) -> Terms:
+        raise NotImplementedError
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: optimizer steps done, steps in all (None when the budget is open), and the epoch."""
+
+    step: int
+    steps: int | None = None
+    epoch: float = 0.0
+
+    @property
+    def fraction(self) -> float:
+        """From 0 at the first step to 1 at the last."""
+        return min(self.step / max(self.steps - 1, 1), 1.0) if self.steps else 0.0
+
+
+class Schedule:
+    """A curve over a run: `factor(at)` multiplies a base value. `needs_total`: it must know the number of steps."""
+
+    needs_total: ClassVar[bool] = True
+
+    def factor(self, at: Progress) -> float:
+        raise NotImplementedError
+
+    def options(self, at: Progress, lr: float) -> dict[str, float]:
+        """The optimizer's group options at this moment, `lr` being its base rate; most schedules set the rate alone."""
+        return {"lr": lr * self.factor(at)}
+
+
+@dataclass
+class Value:
+    """A number over time: a constant, or a base value times a schedule's factor."""
+
+    value: float
+    schedule: Schedule | None = None
+
+    def at(self, progress: Progress) -> float:
+        return self.value * self.schedule.factor(progress) if self.schedule else self.value
+
+    @classmethod
+    def of(cls, value: float | Value) -> Value:
+        """What a part's constructor calls on a parameter that may change over time."""
+        return value if isinstance(value, Value) else cls(float(value))
+
+
+# -- hooks -------------------------------------------------------------------------------------------------------------
+
+# The positions of `run.update`, in order. `backward`, `unscale` and `step` are the engine's own.
+POSITIONS = (
+    "backward",
+    "unscale",
+    "reduce",
+    "privatize",
+    "combine",
+    "mask",
+    "shape",
+    "clip",
+    "noise",
+    "step",
+    "project",
+    "remask",
+    "average",
+)
+
+
+class Technique:
+    """Hooks around the step. A subclass implements those it needs; the base class has none that costs anything.
+
+    At a position of the update it implements the method of that name, `privatize(run, role)` to `average(run, role)`,
+    and finds the gradients in `role.parameters`. Recipe order decides only inside a position.
+    """
+
+    def setup(self, run: Run) -> None:
+        """Called once, when model and optimizer exist and before a checkpoint is loaded."""
+
+    def prepare_model(self, run: Run, model: nn.Module) -> nn.Module:
+        """The model to train, changed before the optimizer exists (layers replaced, weights mapped)."""
+        return model
+
+    def group_options(self, run: Run, model: nn.Module) -> dict[str, dict[str, Any]]:
+        """Options of the optimizer's groups by parameter name: ``{"head.bias": {"weight_decay": 0.0}}``."""
+        return {}
+
+    def variants(self, run: Run) -> dict[str, Callable[[], AbstractContextManager[None]]]:
+        """Further ways to evaluate the model: name -> a context in which the model is that variant."""
+        return {}
+
+    def values(self) -> dict[str, Value]:
+        """The numbers over time that the log shows as series."""
+        return {name: v for name, v in vars(self).items() if isinstance(v, Value) and v.schedule}
+
+    @classmethod
+    def requires(cls, settings: Mapping[str, Any], task: Task, anatomy: Anatomy, recipe: Mapping[str, Any]) -> str | None:
+        """Why this part cannot work here, or None. Every kind of part may have this method."""
+        return None
+
+
+# The hooks that a technique may implement beside those of the update: called by the loop when they exist.
+#   on_batch(run, batch) -> batch                    before the step, on the training batch
+#   on_terms(run, terms, output, batch) -> terms     the loss terms of a training step, still named
+#   on_epoch_end(run)                                after an epoch's last step, before evaluation
+#   after_evaluation(run, metrics)                   after the evaluation of an epoch end
+#   on_end(run)                                      after the last step, before the final evaluation
+TECHNIQUE_HOOKS = ("on_batch", "on_terms", "on_epoch_end", "after_evaluation", "on_end")
+
+
+class Procedure:
+    """Owns the step. Never calls backward or step on an optimizer: `run.update(role, terms)` does."""
+
+    uses: ClassVar[tuple[str, ...]] = ("model", "optimizer")
+    offers: ClassVar[tuple[str, ...]] = ("gradients", "output")  # what techniques may read from it
+
+    def setup(self, run: Run) -> None:
+        """Called once, when the model exists; roles are made here: ``run.add_role(name, module)``."""
+
+    def step(self, run: Run, batch: Batch) -> Any:
+        """One training step on one (micro-)batch; returns the output where there is one, for the training metrics."""
+        raise NotImplementedError
+
+    def predict(self, run: Run, batch: Batch) -> Any:
+        """The model's answer at evaluation."""
+        return batch.call(run.model)
+
+    def result(self, run: Run) -> dict[str, float]:
+        """Numbers to report at the end, beside the metrics."""
+        return {}
+
+
+# -- looking and searching ---------------------------------------------------------------------------------------------
+
+Figure = dict[str, Any]
+
+
+@dataclass
+class Finding:
+    """What a probe saw: scalars by name and figures as data."""
+
+    scalars: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
+
+
+class Probe:
+    """Looks. `when` says at what: "step", "evaluation" or "end" of a live run; all can be run on a saved one."""
+
+    when: ClassVar[str] = "end"
+
+    def look(self, run: Run) -> Finding:
+        """Must leave weights, buffers, random streams and modes of the run as they were."""
+        raise NotImplementedError
+
+
+@dataclass
+class Ask:
+    """One configuration that a search wants evaluated: changes to the recipe by path, and a share of its budget."""
+
+    id: str
+    changes: dict[str, Any]
+    budget: float = 1.0
+    resume: str | None = None
+
+
+@dataclass
+class Report:
+    """How an ask came out: the objective (lower is better), and whatever else was measured."""
+
+    ask: str
+    objective: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    run: str = ""
+
+
+class Search:
+    """Proposes and learns. `ask` returns up to n configurations, none when it has finished; `tell` takes the reports."""
+
+    def start(self, rng: torch.Generator) -> None:
+        """Called once before the first ask."""
+
+    def total(self) -> int | None:
+        """How many evaluations it will want, where that is known."""
+        return None
+
+    def ask(self, n: int) -> list[Ask]:
+        raise NotImplementedError
+
+    def tell(self, report: Report) -> None:
+        """Learns from one evaluation."""
+
+
+def hooks(parts: Sequence[Any], name: str) -> Iterator[Callable[..., Any]]:
+    """The bound methods of that name, in recipe order."""
+    for part in parts:
+        method = getattr(part, name, None)
+        if method is not None:
+            yield method
+
+
+def named_modules_with(module: nn.Module, member: str) -> list[tuple[str, nn.Module]]:
+    """The modules that implement a member of the layer protocol, with their paths."""
+    return [(path, m) for path, m in module.named_modules() if hasattr(m, member)]
