@@ -1,0 +1,1 @@
+"""The parts themselves: one file a method, in a folder a slot."""

@@ -1,0 +1,1 @@
+"""One run: the loop, its state, checkpoints and devices."""
