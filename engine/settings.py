@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -195,6 +196,8 @@ def fits(schema: Mapping[str, Any], value: Any) -> bool:
     plain = {"boolean": bool, "string": str, "array": list, "object": Mapping}
     if kind == "null":
         return value is None
+    if kind == "string" and isinstance(value, str) and "pattern" in schema:
+        return re.search(schema["pattern"], value) is not None
     return kind not in plain or isinstance(value, plain[kind])
 
 

@@ -1,0 +1,227 @@
+"""Finds the parts by walking `engine/methods` and a person's own folder, and writes the catalog.
+
+Part of the heavy wing: it imports every part. `python -m engine.registry OUT [OWN_PARTS]` writes the JSON that
+`engine.catalog` reads.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import pkgutil
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_type_hints
+
+from docstring_parser import parse as parse_docstring
+from pydantic import TypeAdapter
+
+import engine.methods
+from engine.catalog import Catalog, Entry
+from engine.errors import AthanorError
+from engine.parts import GIVEN, Layer, PartInfo, Schedule, Value
+from engine.training.settings import Budget, Training
+
+ROOT = Path(engine.methods.__file__).resolve().parent
+SLOTS = {"procedures": "procedure", "losses": "loss", "adaptation": "adaptation", "data": "data", "nas": "nas"}
+HEADINGS = ("helps", "hurts", "cost")
+
+
+@cache
+def _own_modules(folder: Path) -> tuple[ModuleType, ...]:
+    modules = []
+    for path in sorted(folder.glob("*.py")):
+        spec = importlib.util.spec_from_file_location(f"own_parts.{path.stem}", path)
+        if spec is None or spec.loader is None:
+            raise AthanorError(f"The part file {path} cannot be read as Python.")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        modules.append(module)
+    return tuple(modules)
+
+
+@cache
+def _method_modules() -> tuple[ModuleType, ...]:
+    names = (m.name for m in pkgutil.walk_packages([str(ROOT)], "engine.methods.") if not m.ispkg)
+    return tuple(importlib.import_module(name) for name in sorted(names))
+
+
+@cache
+def classes(own_parts: Path | None = None) -> dict[str, type]:
+    """Every part's class by id. Raises AthanorError when two parts share an id."""
+    found: dict[str, type] = {}
+    modules = _method_modules() + (_own_modules(own_parts) if own_parts and own_parts.is_dir() else ())
+    for module in modules:
+        for cls in vars(module).values():
+            if not (inspect.isclass(cls) and "__part__" in vars(cls) and cls.__module__ == module.__name__):
+                continue
+            id = info(cls).id
+            if id in found:
+                raise AthanorError(f"Two parts are called {id!r}: {found[id].__module__} and {module.__name__}.")
+            found[id] = cls
+    return found
+
+
+def info(cls: type) -> PartInfo:
+    """What the decorator said of a part."""
+    return vars(cls)["__part__"]
+
+
+def slot_of(cls: type) -> str:
+    """The topic a part is filed under: its folder, in the singular; "own" for a person's part."""
+    if not cls.__module__.startswith("engine.methods."):
+        return "own"
+    folder = cls.__module__.split(".")[2]
+    return SLOTS.get(folder, folder.removesuffix("s"))
+
+
+# -- the form ----------------------------------------------------------------------------------------------------------
+
+
+def schema_of(cls: type) -> dict[str, Any]:
+    """The JSON schema of a constructor's signature, without what the engine gives."""
+    kind = info(cls).kind if "__part__" in vars(cls) else ""
+    given = GIVEN.get(kind, ())
+    hints = get_type_hints(cls.__init__, include_extras=True)
+    words = {p.arg_name: p.description or "" for p in parse_docstring(inspect.getdoc(cls) or "").params}
+    properties: dict[str, Any] = {}
+    required = []
+    for parameter in list(inspect.signature(cls).parameters.values()):
+        if parameter.name in given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if parameter.name not in hints:
+            raise AthanorError(f"{cls.__module__}: {cls.__name__}'s parameter {parameter.name!r} has no type.")
+        field = TypeAdapter(hints[parameter.name]).json_schema()
+        field["title"] = parameter.name.replace("_", " ")
+        field["description"] = " ".join(words.get(parameter.name, "").split())
+        if parameter.default is parameter.empty:
+            required.append(parameter.name)
+        else:
+            field["default"] = _plain(parameter.default)
+        properties[parameter.name] = field
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _card(doc: str) -> dict[str, str]:
+    """The parts of a docstring that the card shows: summary, formula, helps, hurts, cost."""
+    card = {"summary": "", "formula": "", **dict.fromkeys(HEADINGS, "")}
+    lines: list[str] = []
+    for line in inspect.cleandoc(doc).splitlines():
+        if line.rstrip() in ("Args:", "Raises:", "Returns:", "Attributes:"):
+            break
+        lines.append(line)
+    for block in "\n".join(lines).split("\n\n"):
+        if not block.strip():
+            continue
+        head, _, rest = block.partition(":")
+        if head.strip().lower() in HEADINGS:
+            card[head.strip().lower()] = " ".join(rest.split())
+        elif block.startswith((" ", "\t")) and not card["formula"]:
+            card["formula"] = inspect.cleandoc("\n" + block)
+        elif not card["summary"]:
+            card["summary"] = " ".join(block.split())
+    return card
+
+
+def entry_of(cls: type) -> Entry:
+    """A part's card."""
+    said = info(cls)
+    source = Path(inspect.getsourcefile(cls) or "")
+    return Entry(
+        id=said.id,
+        name=said.name,
+        slot=slot_of(cls),
+        kind=said.kind,
+        import_=f"{cls.__module__}:{cls.__qualname__}",
+        schema=schema_of(cls),
+        papers=[dict(paper) for paper in said.papers],
+        doc=inspect.cleandoc(cls.__doc__ or ""),
+        default=said.default,
+        recommends=dict(said.recommends),
+        example=dict(said.example),
+        precision=said.precision,
+        graph=said.graph,
+        nondeterministic=said.nondeterministic,
+        lr=said.lr,
+        roles=list(said.roles),
+        file=str(source.relative_to(ROOT.parent.parent)) if source.is_relative_to(ROOT.parent.parent) else str(source),
+        **_card(cls.__doc__ or ""),
+    )
+
+
+def catalog(own_parts: Path | None = None) -> Catalog:
+    """The catalog of everything that can be imported here."""
+    entries = [entry_of(cls) for cls in classes(own_parts).values()]
+    entries.sort(key=lambda entry: (entry.slot, entry.name.lower()))
+    return Catalog(entries, {"training": schema_of(Training), "budget": schema_of(Budget)})
+
+
+# -- building ----------------------------------------------------------------------------------------------------------
+
+
+class Factory:
+    """A nested part whose first argument the engine or another part gives: an optimizer, a model, a layer."""
+
+    def __init__(self, cls: type, settings: dict[str, Any]):
+        self.cls = cls
+        self.settings = settings
+
+    def __call__(self, *given: Any) -> Any:
+        if issubclass(self.cls, Layer):
+            return self.cls.for_site(*given, **self.settings)
+        return self.cls(*given, **self.settings)
+
+
+def build(use: Mapping[str, Any], *given: Any) -> Any:
+    """The part that a filled table ``{use = ..., settings}`` names, its nested parts built first."""
+    cls = classes()[use["use"]]
+    settings = settings_of(use)
+    if info(cls).kind in GIVEN and not given:
+        return Factory(cls, settings)
+    return Factory(cls, settings)(*given)
+
+
+def settings_of(use: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments from a filled table: nested parts built, values over time made, tuples restored."""
+    cls = classes()[use["use"]]
+    fields = schema_of(cls)["properties"]
+    rest = {name: value for name, value in use.items() if name not in ("use", "enabled")}
+    return {name: _argument(fields[name], value) for name, value in rest.items()}
+
+
+def _argument(field: Mapping[str, Any], value: Any) -> Any:
+    if "x-part" in field:
+        return build(value) if value is not None else None
+    if "x-parts" in field:
+        return [build(each) for each in value]
+    if field.get("x-value") and isinstance(value, Mapping):
+        schedule = build(value["schedule"]) if "schedule" in value else None
+        assert schedule is None or isinstance(schedule, Schedule)
+        return Value(float(value["value"]), schedule)
+    if "prefixItems" in field and isinstance(value, list):
+        return tuple(value)
+    if field.get("type") == "number" and isinstance(value, int):
+        return float(value)
+    return value
+
+
+def main(arguments: list[str]) -> None:
+    """Writes the catalog to a file."""
+    out, *own = arguments
+    made = catalog(Path(own[0]) if own else None)
+    data = {"parts": [entry.to_json() for entry in made.parts.values()], "sections": made.sections}
+    Path(out).write_text(json.dumps(data, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

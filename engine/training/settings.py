@@ -1,0 +1,56 @@
+"""The recipe's own sections: how to train, and how long. Their signatures are their forms, like a part's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from engine.fields import Choice, Count, NonNegative, Positive, Whole
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a run trains, whatever it trains.
+
+    Args:
+        batch_size: Samples in one optimizer step.
+        accumulate: Micro-batches that a step is split into, to save memory.
+        precision: Arithmetic of the forward pass; bf16 and fp16 keep the weights in fp32.
+        device: Where to train; auto takes the first free GPU, or the CPU.
+        threads: CPU threads; 0 takes one a core.
+        compile: Compile the model with torch.compile; falls back with a message where a part forbids it.
+        evaluate_every: Epochs between evaluations on the validation split; 0 evaluates at the end alone.
+        checkpoint_every: Seconds between checkpoints.
+        keep: Periodic checkpoints to keep, beside the best and the last.
+        early_stop: Series that must go on improving, such as val/loss; empty trains through.
+        patience: Evaluations without improvement before an early stop.
+    """
+
+    batch_size: Count = 32
+    accumulate: Count = 1
+    precision: Choice["fp32", "bf16", "fp16"] = "fp32"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    threads: Whole = 0
+    compile: bool = False
+    evaluate_every: NonNegative = 1.0
+    checkpoint_every: Positive = 10.0
+    keep: Count = 2
+    early_stop: str = ""
+    patience: Count = 5
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a run trains: the first limit reached ends it.
+
+    Args:
+        epochs: Passes over the training split; 0 sets no limit.
+        steps: Optimizer steps; 0 sets no limit.
+        seconds: Seconds of training; 0 sets no limit. A run that ends by the clock is not reproducible bit for bit.
+    """
+
+    epochs: NonNegative = 10.0
+    steps: Whole = 0
+    seconds: NonNegative = 0.0
