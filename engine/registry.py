@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import json
 import pkgutil
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -119,6 +120,8 @@ def _card(doc: str) -> dict[str, str]:
     for line in inspect.cleandoc(doc).splitlines():
         if line.rstrip() in ("Args:", "Raises:", "Returns:", "Attributes:"):
             break
+        if re.match(r"(Helps|Hurts|Cost|Choices):", line):
+            lines.append("")  # each of these is a paragraph, whether or not a blank line stands before it
         lines.append(line)
     for block in "\n".join(lines).split("\n\n"):
         if not block.strip():

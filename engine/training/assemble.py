@@ -1,0 +1,256 @@
+"""From a recipe to a run: builds the parts in the order in which they depend on each other, and says what clashes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine import registry
+from engine.catalog import Catalog
+from engine.errors import Problem, RecipeError
+from engine.kit.anatomy import Anatomy, derive
+from engine.parts import Batch, Model, Schedule, Task, named_modules_with
+from engine.recipe import Recipe
+from engine.training.data import Shuffled
+from engine.training.random import derive_seed, forked
+from engine.training.recorder import Recorder
+from engine.training.run import Run
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device that a recipe asks for; auto is the first GPU, or the CPU."""
+    if wanted == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wanted)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            there = f"there are {count}, cuda:0 to cuda:{count - 1}" if count else "this machine has no CUDA GPU"
+            sentence = f'"{wanted}" is not a device here: {there}. Write "auto" or "cpu".'
+            raise RecipeError([Problem("training.device", wanted, sentence)])
+    return device
+
+
+def enabled(parts: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The parts of a list that are switched on."""
+    return [part for part in parts if part.get("enabled", True)]
+
+
+def filled(recipe: Recipe, catalog: Catalog | None = None) -> dict[str, Any]:
+    """The checked recipe with every default; raises RecipeError for what is wrong without building anything."""
+    catalog = catalog or registry.catalog()
+    recipe.require(catalog)
+    return recipe.filled(catalog)
+
+
+def build_task(document: Mapping[str, Any]) -> Task:
+    """The task with its data."""
+    task: Task = _build("task", document["task"])
+    task.load()
+    return task
+
+
+def _build(where: str, use: Mapping[str, Any], *given: Any) -> Any:
+    """Builds a part; a constructor's ValueError becomes a problem of the recipe."""
+    try:
+        return registry.build(use, *given)
+    except (ValueError, TypeError) as error:
+        raise RecipeError([Problem(where, use.get("use"), str(error))]) from error
+
+
+# -- cross-checks ------------------------------------------------------------------------------------------------------
+
+
+def sketch(document: Mapping[str, Any], task: Task) -> nn.Module:
+    """The model without its numbers (on the meta device); with them where its constructor needs them."""
+    with forked(torch.device("cpu")):
+        with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
+            return _build("model", document["model"], task.offer)
+        return _build("model", document["model"], task.offer)
+
+
+def anatomy_of(model: nn.Module) -> Anatomy:
+    return model.anatomy() if isinstance(model, Model) else derive(model)
+
+
+def problems(document: Mapping[str, Any]) -> list[Problem]:
+    """What clashes in a filled recipe: parts that refuse the task, the model or each other."""
+    try:
+        task = build_task(document)
+        model = sketch(document, task)
+    except RecipeError as error:
+        return error.problems
+    return clashes(document, task, anatomy_of(model))
+
+
+def clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy) -> list[Problem]:
+    """What the parts say against each other: their own `requires` first, then the rules that hold for all."""
+    found = []
+    for path, use in _uses(document):
+        cls = registry.classes()[use["use"]]
+        requires = getattr(cls, "requires", None)
+        reason = requires(_settings(use), task, anatomy, document) if requires else None
+        if reason:
+            found.append(Problem(path, use["use"], reason))
+    return found + _precision(document) + _horizon(document) + _loss(document, task) + _offers(document)
+
+
+def _settings(use: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in use.items() if name not in ("use", "enabled")}
+
+
+def _uses(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Every part of a recipe with its path."""
+    found = []
+    for name, value in document.items():
+        if isinstance(value, Mapping) and "use" in value:
+            found.append((name, value))
+        elif isinstance(value, list):
+            found += [(f"{name}.{i}", v) for i, v in enumerate(value) if v.get("enabled", True)]
+    return found
+
+
+def _precision(document: Mapping[str, Any]) -> list[Problem]:
+    wanted = document["training"]["precision"]
+    if wanted == "fp32":
+        return []
+    return [
+        Problem("training.precision", wanted, f'{use["use"]} needs full precision; write precision = "fp32".')
+        for _, use in _uses(document)
+        if registry.info(registry.classes()[use["use"]]).precision != "any"
+    ]
+
+
+def _horizon(document: Mapping[str, Any]) -> list[Problem]:
+    """Curves over the whole run need to know its length."""
+    budget = document["budget"]
+    if budget["epochs"] or budget["steps"]:
+        return []
+    if not budget["seconds"]:
+        return [Problem("budget", None, "the budget has no limit; set epochs, steps or seconds.")]
+    schedule = document.get("schedule")
+    if schedule and registry.classes()[schedule["use"]].needs_total:  # type: ignore[attr-defined]
+        sentence = f"{schedule['use']} needs to know the number of steps; set budget.epochs or budget.steps."
+        return [Problem("schedule", schedule["use"], sentence)]
+    return []
+
+
+def _loss(document: Mapping[str, Any], task: Task) -> list[Problem]:
+    use = document.get("loss")
+    if not use:
+        return []
+    cls: Any = registry.classes()[use["use"]]
+    found = []
+    if cls.outputs and task.offer.output not in cls.outputs:
+        takes = " or ".join(cls.outputs)
+        found.append(Problem("loss", use["use"], f"it takes {takes}, but the task offers {task.offer.output}."))
+    if not cls.additive and document["training"]["accumulate"] > 1:
+        sentence = f"{use['use']} couples the samples of a batch, so a step cannot be split; write accumulate = 1."
+        found.append(Problem("training.accumulate", document["training"]["accumulate"], sentence))
+    return found
+
+
+def _offers(document: Mapping[str, Any]) -> list[Problem]:
+    """Techniques act where the procedure's updates are: one that makes no main role has nothing for theirs."""
+    procedure: Any = registry.classes()[document["procedure"]["use"]]
+    found = []
+    for path, use in _uses(document):
+        if not path.startswith("techniques."):
+            continue
+        cls: Any = registry.classes()[use["use"]]
+        missing = [need for need in getattr(cls, "reads", ()) if need not in procedure.offers]
+        if missing:
+            sentence = f"it reads the {' and '.join(missing)} of the step, which {document['procedure']['use']} does not offer."
+            found.append(Problem(path, use["use"], sentence))
+    return found
+
+
+# -- building ----------------------------------------------------------------------------------------------------------
+
+
+def assemble(document: Mapping[str, Any], recorder: Recorder, device: torch.device | None = None) -> Run:
+    """A run ready for its first step. Raises RecipeError where parts clash."""
+    device = device or pick_device(document["training"]["device"])
+    task = build_task(document)
+    found = clashes(document, task, anatomy_of(sketch(document, task)))
+    if found:
+        raise RecipeError(found)
+    seed = document["seed"]
+    torch.manual_seed(derive_seed(seed, "layers"))
+    with forked(device, derive_seed(seed, "initial weights")):
+        model = _build("model", document["model"], task.offer)
+        techniques = [_build(f"techniques.{i}", t) for i, t in enumerate(enabled(document["techniques"]))]
+        procedure = _build("procedure", document["procedure"])
+        loss = _build("loss", document["loss"]) if document["loss"] else None
+        run = Run(document, task, model, procedure, techniques, loss, device, recorder)
+        run.stream = Shuffled(run.columns_of("train"), document["training"]["batch_size"], run.rng("data order"))
+        run.steps = total_steps(document["budget"], run.steps_per_epoch)
+        for technique in techniques:
+            run.model = technique.prepare_model(run, run.model)
+        run.model.to(device)
+        _start_from_data(run)
+    _make_players(run)
+    for technique in techniques:
+        technique.setup(run)
+    run.make_ready()
+    if document["training"]["compile"]:
+        run.compile()
+    return run
+
+
+def total_steps(budget: Mapping[str, Any], per_epoch: int) -> int | None:
+    """Optimizer steps in all, None where only the clock ends the run."""
+    limits = [budget["steps"] or math.inf, round(budget["epochs"] * per_epoch) if budget["epochs"] else math.inf]
+    least = min(limits)
+    return max(int(least), 0) if least < math.inf else None
+
+
+def _make_players(run: Run) -> None:
+    """The procedure's roles, or the one that most runs have: the model under the name main."""
+    document = run.recipe
+    run._call = run.model
+    if document["optimizer"]:
+        run.default_optimizer = partial(_optimizer, document["optimizer"])
+    if document["schedule"]:
+        run.default_schedule = partial(_schedule, document["schedule"])
+    run.procedure.setup(run)
+    if not run.roles:
+        needs = "optimizer" in run.procedure.uses
+        run.add_role("main", run.model) if needs else run.add_role("main", run.model, optimizer=lambda groups: None)
+
+
+def _optimizer(use: Mapping[str, Any], groups: Any) -> torch.optim.Optimizer:
+    return _build("optimizer", use, groups)
+
+
+def _schedule(use: Mapping[str, Any]) -> Schedule:
+    return _build("schedule", use)
+
+
+def _start_from_data(run: Run) -> None:
+    """Lets the layers that ask for it start from the first training batch, one after the other, as it passes."""
+    waiting = named_modules_with(run.model, "init_from")
+    if not waiting:
+        return
+    columns = run.columns_of("train")
+    stream = Shuffled(columns, run.recipe["training"]["batch_size"], run.rng("layers from data"))
+    batch: Batch = stream.next()
+    hooks = [module.register_forward_pre_hook(_start_once) for _, module in waiting]
+    try:
+        with torch.no_grad():
+            batch.call(run.model)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _start_once(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    module.init_from(*inputs)  # type: ignore[operator]
+
+

@@ -1,0 +1,111 @@
+"""Batches from a task's columns: on the device, in an order that a generator owns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.parts import Batch, Task
+
+# Rows are gathered a block of batches at a time: one gather serves many batches, and memory stays bounded.
+BLOCK_BYTES = 32 << 20
+
+
+class Columns:
+    """One split of a task on a device."""
+
+    def __init__(self, task: Task, split: str, device: torch.device):
+        self.split = split
+        columns = task.columns(split)
+        self.tensors = {name: column.to(device) for name, column in columns.items()}
+        self.size = len(next(iter(self.tensors.values()))) if self.tensors else 0
+        self.row_bytes = max(sum(t[0].numel() * t.element_size() for t in self.tensors.values()), 1) if self.size else 1
+        self.index = torch.arange(self.size, device=device)
+
+    def rows(self, order: Tensor | None) -> dict[str, Tensor]:
+        """The rows in that order (all of them when None), with their indices."""
+        if order is None:
+            return {**self.tensors, "index": self.index}
+        return {**{name: t.index_select(0, order) for name, t in self.tensors.items()}, "index": order}
+
+    def batch(self, rows: dict[str, Tensor], start: int, stop: int) -> Batch:
+        """A batch of views into gathered rows."""
+        cut = {name: tensor[start:stop] for name, tensor in rows.items()}
+        index, target, weight = cut.pop("index"), cut.pop("target", None), cut.pop("weight", None)
+        meta = {name[5:]: cut.pop(name) for name in list(cut) if name.startswith("meta.")}
+        return Batch(cut, target, index, self.split, weight, None, meta)
+
+    def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
+        """All rows as they are stored."""
+        end = self.size if limit is None else min(limit, self.size)
+        rows = self.rows(None)
+        for start in range(0, end, size):
+            yield self.batch(rows, start, min(start + size, end))
+
+
+class Shuffled:
+    """The training stream: every epoch a new order; the last batch of an epoch may be smaller.
+
+    Its state is the generator's state at the start of the epoch and the batches taken since, so that a resumed run
+    goes on in the middle of an epoch with the very batch that would have come.
+    """
+
+    def __init__(self, columns: Columns, batch_size: int, generator: torch.Generator):
+        self.columns = columns
+        self.batch_size = min(batch_size, columns.size)
+        self.generator = generator
+        self.epoch = 0
+        self.taken = 0
+        self._epoch_state = generator.get_state()
+        self._order: Tensor | None = None
+        self._block: dict[str, Tensor] = {}
+        self._block_start = 0
+
+    @property
+    def batches(self) -> int:
+        """Batches in one epoch."""
+        return -(-self.columns.size // self.batch_size)
+
+    @property
+    def at_epoch_end(self) -> bool:
+        return self.taken == self.batches
+
+    def next(self) -> Batch:
+        """The next batch; begins a new epoch where the last one has ended."""
+        if self._order is None or self.at_epoch_end:
+            if self._order is not None:
+                self.epoch += 1
+            self._start_epoch()
+            self.taken = 0
+        start = self.taken * self.batch_size
+        stop = min(start + self.batch_size, self.columns.size)
+        if stop > self._block_start + len(self._block.get("index", ())) or start < self._block_start:
+            self._gather(start)
+        self.taken += 1
+        return self.columns.batch(self._block, start - self._block_start, stop - self._block_start)
+
+    def _start_epoch(self) -> None:
+        self._epoch_state = self.generator.get_state()
+        self._order = torch.randperm(self.columns.size, generator=self.generator, device=self.generator.device)
+        self._block, self._block_start = {}, 0
+
+    def _gather(self, start: int) -> None:
+        assert self._order is not None
+        count = max(BLOCK_BYTES // (self.columns.row_bytes * self.batch_size), 1) * self.batch_size
+        self._block_start = start
+        self._block = self.columns.rows(self._order[start : start + count])
+
+    def state(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "taken": self.taken, "generator": self._epoch_state}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.generator.set_state(state["generator"].cpu())
+        self.epoch = state["epoch"]
+        self._start_epoch()
+        self.taken = state["taken"]
+        if self.taken == 0:  # not begun: the epoch's order is drawn when its first batch is asked for
+            self._order = None
+            self.generator.set_state(state["generator"].cpu())

@@ -1,0 +1,351 @@
+"""One run in memory: what the parts of a recipe see and use. The loop that drives it is in `loop.py`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import AthanorError
+from engine.kit.anatomy import Anatomy
+from engine.parts import Batch, Layer, Loss, Model, Procedure, Progress, Schedule, Task, Technique, Terms, Value
+from engine.parts import named_modules_with as modules_with
+from engine.training import roles
+from engine.training.data import Columns, Shuffled
+from engine.training.oracle import Oracle
+from engine.training.random import Streams, derive_seed, forked, global_state
+from engine.training.recorder import Recorder
+from engine.training.roles import Role
+
+DETAIL_EVERY = 10  # steps between points of series that cost more than a scalar that is there anyway
+EVALUATION_ROWS = 1024
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Run:
+    """The parts of a recipe, built, and the services they share. Made by `assemble.assemble`."""
+
+    def __init__(
+        self,
+        recipe: Mapping[str, Any],
+        task: Task,
+        model: nn.Module,
+        procedure: Procedure,
+        techniques: list[Technique],
+        loss: Loss | None,
+        device: torch.device,
+        recorder: Recorder,
+    ):
+        training = recipe["training"]
+        self.recipe = recipe
+        self.seed: int = recipe["seed"]
+        self.task = task
+        self.offer = task.offer
+        self.model = model
+        self.procedure = procedure
+        self.techniques = techniques
+        self.loss = loss
+        self.device = device
+        self.recorder = recorder
+        self.streams = Streams(self.seed, device)
+        self.accumulate: int = training["accumulate"]
+        self.precision: str = training["precision"]
+        self.roles: dict[str, Role] = {}
+        self.step = 0
+        self.steps: int | None = None
+        self.seconds = 0.0
+        self.batch: Batch | None = None
+        self.draw: dict[str, Tensor] | None = None
+        self.stream: Shuffled | None = None
+        self.default_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None
+        self.default_schedule: Callable[[], Schedule | None] = lambda: None
+        self._columns: dict[str, Columns] = {}
+        self._call: nn.Module | Callable[..., Any] = model
+        self._on_terms: list[Callable[..., Terms]] = []
+        self._aux: list[tuple[str, nn.Module]] = []
+        self._ticking: list[Any] = []
+        self._values: list[tuple[str, Value]] = []
+
+    # -- where it is -----------------------------------------------------------------------------------------------
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.step, self.steps, self.epoch)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(self.stream.batches, 1) if self.stream is not None else 1
+
+    @property
+    def epoch(self) -> float:
+        return self.step / self.steps_per_epoch
+
+    @property
+    def samples(self) -> int:
+        """Samples in the training split."""
+        return self.columns_of("train").size
+
+    @property
+    def anatomy(self) -> Anatomy:
+        from engine.kit.anatomy import derive
+
+        return self.model.anatomy() if isinstance(self.model, Model) else derive(self.model)
+
+    def rng(self, name: str) -> torch.Generator:
+        """The named random stream of this run, on its device."""
+        return self.streams.get(name)
+
+    # -- data ------------------------------------------------------------------------------------------------------
+
+    def columns_of(self, split: str) -> Columns:
+        if split not in self._columns:
+            self._columns[split] = Columns(self.task, split, self.device)
+        return self._columns[split]
+
+    def columns(self, split: str) -> dict[str, Tensor]:
+        """A split's tensors on the device, one row a sample."""
+        return self.columns_of(split).tensors
+
+    def batches(self, split: str, size: int | None = None, limit: int | None = None) -> Iterator[Batch]:
+        """A split in its stored order."""
+        return self.columns_of(split).in_order(size or EVALUATION_ROWS, limit)
+
+    # -- the step --------------------------------------------------------------------------------------------------
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        kind = AUTOCAST.get(self.precision)
+        return torch.autocast(self.device.type, dtype=kind) if kind else nullcontext()
+
+    def forward(self, batch: Batch, model: nn.Module | None = None) -> Any:
+        """A model's answer in the run's precision."""
+        call = self._call if model is None else model
+        if self.precision == "fp32":
+            return call(*batch.inputs.values())
+        with self.autocast():
+            return call(*batch.inputs.values())
+
+    def objective(self, output: Any, batch: Batch) -> Terms:
+        """The recipe's loss, or the task's own."""
+        return self.loss(output, batch) if self.loss is not None else self.task.objective(output, batch)
+
+    def terms(self, output: Any, batch: Batch) -> Terms:
+        """All terms of a training step, named: the objective, the layers' own, and what techniques add or change."""
+        if self.precision != "fp32":
+            output = _to_fp32(output)
+        terms = self.objective(output, batch)
+        for path, module in self._aux:
+            terms[f"layer:{path}"] = module.aux_loss()  # type: ignore[operator]
+        for hook in self._on_terms:
+            terms = hook(self, terms, output, batch)
+        return terms
+
+    def update(self, role: str, terms: Terms) -> None:
+        """Takes one step of a role; see `roles.update`."""
+        player = self.roles[role]
+        loss = roles.update(self, player, terms, self.batch.weight if self.batch is not None else None)
+        prefix = "train" if role == "main" else role
+        if role == "main":
+            self.recorder.watch("train/loss", self.step, loss)
+        else:
+            self.log(f"{prefix}/loss", loss)
+        if len(terms) > 1 and self.step % DETAIL_EVERY == 0:
+            for name, term in terms.items():
+                self.log(f"{prefix}/term/{name}", term.detach().mean())
+
+    def add_role(
+        self, name: str, module: nn.Module, optimizer: Any = None, schedule: Schedule | None = None
+    ) -> Role:
+        """Makes a player: a module with an optimizer (the recipe's, built anew, when None) and a schedule."""
+        named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+        role = Role(name, module, [n for n, _ in named], [p for _, p in named])
+        make = optimizer or self.default_optimizer
+        if make is not None and named:
+            role.optimizer = make(self._groups(module, named))
+            role.base = [dict(group) for group in role.optimizer.param_groups]
+            role.external = getattr(type(role.optimizer), "__part__", None) is None or (
+                type(role.optimizer).__part__.lr == "external"  # type: ignore[attr-defined]
+            )
+            role.schedule = schedule or self.default_schedule()
+            role.lr = role.base[0].get("lr", math.nan)
+            if hasattr(role.optimizer, "attach") or getattr(role.optimizer, "closure", False):
+                role.oracle = Oracle(module, self._oracle_terms, autocast=self.autocast)
+                if hasattr(role.optimizer, "attach"):
+                    role.optimizer.attach(module, role.oracle)
+        if self.precision == "fp16" and role.optimizer is not None:
+            role.scaler = torch.amp.GradScaler(self.device.type)
+        roles.collect_hooks(role, self.techniques)
+        self.roles[name] = role
+        return role
+
+    def _groups(self, module: nn.Module, named: list[tuple[str, Tensor]]) -> list[dict[str, Any]]:
+        """Optimizer groups: parameters with the same options (of their layers, of techniques) stand together."""
+        options: dict[str, dict[str, Any]] = {}
+        for path, inner in modules_with(module, "param_options"):
+            for name, chosen in inner.param_options().items():  # type: ignore[operator]
+                options.setdefault(f"{path}.{name}" if path else name, {}).update(chosen)
+        for technique in self.techniques:
+            for name, chosen in technique.group_options(self, module).items():
+                options.setdefault(name, {}).update(chosen)
+        groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for name, parameter in named:
+            chosen = options.get(name, {})
+            key = tuple(sorted((k, repr(v)) for k, v in chosen.items()))
+            groups.setdefault(key, {"params": [], **chosen})["params"].append(parameter)
+        return list(groups.values())
+
+    def oracle(self, batch: Batch | None = None) -> Oracle:
+        """Values and derivatives of the training loss on a batch (the current one when None)."""
+        made = Oracle(self.model, self._oracle_terms, autocast=self.autocast)
+        made.bind(batch if batch is not None else self.batch, self.draw)  # type: ignore[arg-type]
+        return made
+
+    def _oracle_terms(self, output: Any, batch: Batch) -> Terms:
+        return self.objective(_to_fp32(output) if self.precision != "fp32" else output, batch)
+
+    # -- evaluation ------------------------------------------------------------------------------------------------
+
+    def variants(self) -> dict[str, Callable[[], AbstractContextManager[None]]]:
+        """The further ways to evaluate the model that techniques offer."""
+        return {name: make for t in self.techniques for name, make in t.variants(self).items()}
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, variant: str | None = None) -> Any:
+        """What the trained model answers: the one way in for metrics, probes and figures."""
+        with self.evaluating(), self.variants()[variant]() if variant else nullcontext(), self.autocast():
+            return _to_fp32(self.procedure.predict(self, batch))
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Evaluation mode, with draws that leave no trace on the training's."""
+        return _evaluating(self)
+
+    @torch.no_grad()
+    def evaluate(self, split: str, variant: str | None = None, limit: int | None = None) -> dict[str, float]:
+        """The mean of every metric over a split, and the mean objective as "loss"."""
+        sums: dict[str, Tensor] = {}
+        count = 0
+        with self.evaluating(), self.variants()[variant]() if variant else nullcontext():
+            for batch in self.batches(split, limit=limit):
+                with self.autocast():
+                    output = _to_fp32(self.procedure.predict(self, batch))
+                measured = self.task.metrics(output, batch)
+                for name, term in self.task.objective(output, batch).items():
+                    measured["loss" if name == "task" else name] = term
+                for name, value in measured.items():
+                    total = value.double().sum() if value.dim() else value.double() * len(batch)
+                    sums[name] = sums[name] + total if name in sums else total
+                count += len(batch)
+        if not count:
+            return {}
+        means = dict(zip(sums, (torch.stack(list(sums.values())) / count).tolist(), strict=True))
+        return self.task.summary(means)
+
+    # -- the log ---------------------------------------------------------------------------------------------------
+
+    def log(self, name: str, value: float | Tensor) -> None:
+        """A point of a series at the current step."""
+        self.recorder.add(name, self.step, value)
+
+    def note(self, text: str, level: str = "info", kind: str = "") -> None:
+        """A message that a person reads beside the curves."""
+        self.recorder.sink.event(text, level=level, kind=kind, step=self.step)
+
+    @property
+    def wants_gradient_norm(self) -> bool:
+        return self.step % DETAIL_EVERY == 0
+
+    def log_gradient_norm(self, role: Role) -> None:
+        """The norm of the gradient, before techniques shape or clip it."""
+        grads = [p.grad for p in role.parameters if p.grad is not None]
+        if grads:
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+            self.log("gradient-norm" if role.name == "main" else f"{role.name}/gradient-norm", norm)
+
+    # -- made ready by `assemble` ----------------------------------------------------------------------------------
+
+    def make_ready(self) -> None:
+        """Collects what every step needs, once: hooks, layers with a protocol, values over time."""
+        self._on_terms = [t.on_terms for t in self.techniques if hasattr(t, "on_terms")]  # type: ignore[attr-defined]
+        self._aux = modules_with(self.model, "aux_loss")
+        self._ticking = [module.tick for _, module in modules_with(self.model, "tick")]
+        self._values = [
+            (f"value/{type(t).__part__.id}.{name}", value)  # type: ignore[attr-defined]
+            for t in self.techniques
+            for name, value in t.values().items()
+        ]
+        if any(role.oracle is not None for role in self.roles.values()):
+            self.keep_draw = True
+
+    keep_draw = False
+
+    def before_step(self) -> None:
+        """What the engine does at the start of a step, before any part."""
+        if self.keep_draw:
+            self.draw = global_state(self.device)
+        if self._ticking:
+            at = self.progress
+            for tick in self._ticking:
+                tick(at)
+        if self._values and self.step % DETAIL_EVERY == 0:
+            at = self.progress
+            for name, value in self._values:
+                self.log(name, value.at(at))
+
+    def compile(self) -> None:
+        """Compiles the model's forward pass; the first failure goes back to eager with a message."""
+        forbidding = [
+            type(part).__part__.id
+            for part in [self.procedure, *self.techniques, *(m for m in self.model.modules() if isinstance(m, Layer))]
+            if getattr(type(part), "__part__", None) is not None and type(part).__part__.graph == "never"
+        ]
+        if forbidding:
+            self.note(f"Not compiled: {', '.join(forbidding)} changes the model as it runs.", "warning")
+            return
+        self._call = partial(_compiled_or_eager, self, torch.compile(self.model))
+
+
+def _compiled_or_eager(run: Run, compiled: Any, *inputs: Tensor) -> Any:
+    try:
+        return compiled(*inputs)
+    except Exception as error:  # torch.compile raises many types, for reasons outside the recipe (no C++ compiler)
+        if isinstance(error, AthanorError | torch.OutOfMemoryError):
+            raise
+        run._call = run.model
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        run.note(f"Compilation failed, the run goes on without it: {reason}", "warning")
+        return run.model(*inputs)
+
+
+class _evaluating:
+    """Evaluation mode and forked random draws; the mode of every module is put back."""
+
+    def __init__(self, run: Run):
+        self.run = run
+
+    def __enter__(self) -> None:
+        modules = [m for role in self.run.roles.values() for m in role.module.modules()] or list(self.run.model.modules())
+        self._training = [m for m in modules if m.training]
+        for module in self._training:
+            module.training = False
+        self._fork = forked(self.run.device, derive_seed(self.run.seed, f"evaluation/{self.run.step}"))
+        self._fork.__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        self._fork.__exit__(*exception)
+        for module in self._training:
+            module.training = True
+
+
+def _to_fp32(output: Any) -> Any:
+    """Outputs of a half-precision pass as fp32, so that losses are computed there."""
+    if isinstance(output, Tensor):
+        return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
+    if isinstance(output, dict):
+        return {name: _to_fp32(value) for name, value in output.items()}
+    if isinstance(output, list | tuple):
+        return type(output)(_to_fp32(value) for value in output)
+    return output
