@@ -221,8 +221,7 @@ def _make_players(run: Run) -> None:
         run.default_schedule = partial(_schedule, document["schedule"])
     run.procedure.setup(run)
     if not run.roles:
-        needs = "optimizer" in run.procedure.uses
-        run.add_role("main", run.model) if needs else run.add_role("main", run.model, optimizer=lambda groups: None)
+        run.add_role("main", run.model, optimizer=None if "optimizer" in run.procedure.uses else False)
 
 
 def _optimizer(use: Mapping[str, Any], groups: Any) -> torch.optim.Optimizer:

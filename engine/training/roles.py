@@ -36,7 +36,6 @@ class Role:
     oracle: Oracle | None = None
     external: bool = True  # whether the schedule sets the rate
     lr: float = 0.0
-    pending: int = 0
     before: list[Hook] = field(default_factory=list)
     after: list[Hook] = field(default_factory=list)
 
@@ -96,13 +95,9 @@ def update(run: Run, role: Role, terms: Terms, weight: Tensor | None = None) -> 
     """
     optimizer, scaler = role.optimizer, role.scaler
     loss = total_of(terms, weight)
-    scaled = loss / run.accumulate if run.accumulate > 1 else loss
+    scaled = loss if run.share == 1.0 else loss * run.share
     (scaler.scale(scaled) if scaler else scaled).backward()
-    role.pending += 1
-    if role.pending < run.accumulate:
-        return loss.detach()
-    role.pending = 0
-    if optimizer is None:
+    if optimizer is None or not run.last_micro:
         return loss.detach()
     role.set_options(run.progress)
     if scaler:

@@ -54,6 +54,8 @@ class Run:
         self.recorder = recorder
         self.streams = Streams(self.seed, device)
         self.accumulate: int = training["accumulate"]
+        self.share = 1.0  # of the step's samples that the current micro-batch holds
+        self.last_micro = True
         self.precision: str = training["precision"]
         self.roles: dict[str, Role] = {}
         self.step = 0
@@ -160,11 +162,11 @@ class Run:
     def add_role(
         self, name: str, module: nn.Module, optimizer: Any = None, schedule: Schedule | None = None
     ) -> Role:
-        """Makes a player: a module with an optimizer (the recipe's, built anew, when None) and a schedule."""
+        """Makes a player: a module with an optimizer (None: the recipe's, built anew; False: none) and a schedule."""
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         role = Role(name, module, [n for n, _ in named], [p for _, p in named])
-        make = optimizer or self.default_optimizer
-        if make is not None and named:
+        make = self.default_optimizer if optimizer is None else optimizer
+        if make and named:
             role.optimizer = make(self._groups(module, named))
             role.base = [dict(group) for group in role.optimizer.param_groups]
             role.external = getattr(type(role.optimizer), "__part__", None) is None or (

@@ -1,0 +1,458 @@
+"""The loop: steps, evaluation, checkpoints, and what a person asks of a live run.
+
+Nothing here waits for the device between flushes: losses stay tensors until the recorder fetches many at once, and
+divergence is seen in what it fetched.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine import registry
+from engine.errors import AthanorError, CheckpointError
+from engine.parts import Batch, Probe
+from engine.training import checkpoint
+from engine.training.assemble import assemble, enabled, pick_device
+from engine.training.measure import parameter_count, sparsity
+from engine.training.random import forked, global_state, set_global_state
+from engine.training.recorder import Memory, Recorder, Sink
+from engine.training.run import Run
+from engine.training.state import capture, restore
+
+PAUSE_POLL = 0.05
+TRAIN_METRIC_ROWS = 1024
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    state: str
+    steps: int
+    seconds: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    weights: str = ""
+    message: str = ""
+
+
+class Diverged(AthanorError):
+    """The loss, or a weight, is no longer a finite number."""
+
+    def __init__(self, step: int, what: str = "The loss"):
+        self.step = step
+        super().__init__(
+            f"{what} was not a finite number at step {step}. Lower the learning rate, clip the gradient, or go on from "
+            "the last good checkpoint with other settings."
+        )
+
+
+class Stopped(Exception):
+    """A person asked the run to stop."""
+
+
+class Trainer:
+    """Drives one run to its end, from the start or from a checkpoint. `folder` None keeps no checkpoints."""
+
+    def __init__(self, run: Run, folder: Path | None = None):
+        self.run = run
+        self.folder = folder
+        self.sink = run.recorder.sink
+        training = run.recipe["training"]
+        self.interval = round(training["evaluate_every"] * run.steps_per_epoch)
+        self.metrics: dict[str, float] = {}
+        self.best: tuple[float, int] | None = None
+        self._best_state: dict[str, Any] | None = None
+        self._stale = 0  # evaluations since the watched series last improved
+        self._watched_best: float | None = None
+        self._ended_early = False
+        self._saved_at = time.monotonic()
+        self._clock = time.perf_counter()
+        self._shown = (0, 0.0)  # step and seconds of the last throughput point
+        self._on_batch = [t.on_batch for t in run.techniques if hasattr(t, "on_batch")]
+        self._waiting = threading.Event()
+
+    # -- the whole run ---------------------------------------------------------------------------------------------
+
+    def train(self) -> Outcome:
+        """Trains until the budget, an early stop, a request or a divergence ends the run."""
+        run = self.run
+        try:
+            if self.folder is not None and run.step == 0:
+                self.save()
+            self._announce("training")
+            self._clock = time.perf_counter()
+            while not self._finished():
+                self._step()
+            return self._finish("done")
+        except Stopped:
+            return self._close("stopped", f"Stopped at step {run.step}.")
+        except Diverged as error:
+            return self._close("diverged", str(error), save=False)
+
+    def _finished(self) -> bool:
+        run, budget = self.run, self.run.recipe["budget"]
+        if self._ended_early or (run.steps is not None and run.step >= run.steps):
+            return True
+        return bool(budget["seconds"]) and self._seconds() >= budget["seconds"]
+
+    def _seconds(self) -> float:
+        """Seconds of training so far, pauses not counted."""
+        return self.run.seconds + time.perf_counter() - self._clock
+
+    def _step(self) -> None:
+        run = self.run
+        assert run.stream is not None
+        batch = run.stream.next()
+        run.before_step()
+        micros = _split(batch, run.accumulate)
+        for number, micro in enumerate(micros):
+            run.share, run.last_micro = len(micro) / len(batch), number == len(micros) - 1
+            for hook in self._on_batch:
+                micro = hook(run, micro)
+            run.batch = micro
+            run.procedure.step(run, micro)
+        self._log_rate()
+        run.step += 1
+        epoch_ends = run.stream.at_epoch_end
+        if epoch_ends:
+            self._call("on_epoch_end")
+        if self.interval and run.step % self.interval == 0 and not self._finished():
+            self._call("after_evaluation", self.evaluate())
+        if epoch_ends:
+            self._call("after_epoch")
+        if run.recorder.due:
+            self._look_up()
+
+    def _log_rate(self) -> None:
+        for role in self.run.roles.values():
+            if role.optimizer is not None:
+                self.run.log("lr" if role.name == "main" else f"{role.name}/lr", role.lr)
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        for technique in self.run.techniques:
+            method = getattr(technique, hook, None)
+            if method is not None:
+                method(self.run, *arguments)
+
+    # -- between steps ---------------------------------------------------------------------------------------------
+
+    def _look_up(self) -> None:
+        """A few times a second: fetch, watch for divergence, tell how far it is, obey, save."""
+        run = self.run
+        self._flush()
+        seconds = self._seconds()
+        steps, since = run.step - self._shown[0], seconds - self._shown[1]
+        if since > 0.5:
+            run.log("throughput", steps * run.stream.batch_size / since)  # type: ignore[union-attr]
+            self._shown = (run.step, seconds)
+        self.sink.run(step=run.step, epoch=run.epoch, seconds=seconds)
+        self._obey()
+        if self.folder is not None and time.monotonic() - self._saved_at > run.recipe["training"]["checkpoint_every"]:
+            self.save()
+
+    def _flush(self, wait: bool = False) -> None:
+        bad = self.run.recorder.flush(wait=wait)
+        if bad is not None:
+            raise Diverged(bad)
+
+    def _obey(self) -> None:
+        request = self.sink.requested
+        if request == "stop":
+            raise Stopped
+        if request == "checkpoint":
+            self._answer()
+            self.save()
+        elif request == "pause":
+            self._pause()
+        elif request == "resume":
+            self._answer()
+
+    def _answer(self, **columns: Any) -> None:
+        """Marks a request as obeyed."""
+        self.sink.run(request="", **columns)
+        self.sink.flush(wait=True)
+        self.sink.requested = ""
+
+    def _pause(self) -> None:
+        run = self.run
+        run.seconds = self._seconds()
+        self.save()
+        self._answer(state="paused", message=f"Paused at step {run.step}.")
+        while self.sink.requested not in ("resume", "stop"):
+            self._waiting.wait(PAUSE_POLL)
+        self._clock = time.perf_counter()
+        if self.sink.requested == "stop":
+            raise Stopped
+        self._answer(state="training", message="")
+
+    def _announce(self, state: str) -> None:
+        run = self.run
+        epochs = run.steps / run.steps_per_epoch if run.steps is not None else None
+        self.sink.run(state=state, step=run.step, steps=run.steps, epoch=run.epoch, epochs=epochs, message="")
+        self.sink.flush(wait=False)
+
+    # -- evaluation ------------------------------------------------------------------------------------------------
+
+    def evaluate(self) -> dict[str, float]:
+        """Measures the validation split (and a part of the training split), logs, and keeps the best weights."""
+        run = self.run
+        started = time.perf_counter()
+        found = self._measure("val")
+        limit = min(max(run.columns_of("val").size, 256), TRAIN_METRIC_ROWS)
+        found |= {f"train/{n}": v for n, v in run.evaluate("train", limit=limit).items() if n != "loss"}
+        for name, value in found.items():
+            run.log(name, value)
+        for path, share in sparsity(run.model).items():
+            run.log(f"sparsity/{path}" if path else "sparsity", share)
+        for probe in self._probes("evaluation"):
+            found |= self._look(probe)
+        self._flush()
+        self.metrics |= found | {n: v for n, v in run.recorder.last.items() if n in ("train/loss", "sparsity")}
+        self.sink.run(metrics=self.metrics, step=run.step, epoch=run.epoch)
+        self._keep_best(found)
+        self._watch(found)
+        run.log("seconds/evaluation", time.perf_counter() - started)
+        return found
+
+    def _measure(self, split: str) -> dict[str, float]:
+        run = self.run
+        found = {f"{split}/{name}": value for name, value in run.evaluate(split).items()}
+        for variant in run.variants():
+            found |= {f"{split}@{variant}/{name}": value for name, value in run.evaluate(split, variant).items()}
+        return found
+
+    def _keep_best(self, found: Mapping[str, float]) -> None:
+        name, goal = self.run.task.metric
+        value = found.get(f"val/{name}")
+        if value is None or math.isnan(value):
+            return
+        signed = value if goal == "max" else -value
+        if self.best is None or signed > self.best[0]:
+            self.best = (signed, self.run.step)
+            if self.folder is not None:
+                self._best_state = {n: t.detach().clone() for n, t in self.run.model.state_dict().items()}
+
+    def _watch(self, found: Mapping[str, float]) -> None:
+        """Counts evaluations without improvement of the series that an early stop watches."""
+        training = self.run.recipe["training"]
+        name = training["early_stop"]
+        if not name:
+            return
+        if name not in found:
+            raise AthanorError(f'early_stop = "{name}" is not measured here. There are {", ".join(found)}.')
+        metric, goal = self.run.task.metric
+        value = -found[name] if name.endswith(f"/{metric}") and goal == "max" else found[name]
+        if self._watched_best is None or value < self._watched_best:
+            self._watched_best, self._stale = value, 0
+        else:
+            self._stale += 1
+        if self._stale >= training["patience"]:
+            self._ended_early = True
+            self.run.note(f"{name} has not improved for {self._stale} evaluations: the run ends early.", kind="early-stop")
+
+    def _probes(self, when: str) -> list[Probe]:
+        uses = enabled(self.run.recipe["probes"])
+        return [registry.build(use) for use in uses if registry.classes()[use["use"]].when == when]  # type: ignore[attr-defined]
+
+    def _look(self, probe: Probe) -> dict[str, float]:
+        """Runs a probe; its scalars become series, its figures are stored."""
+        finding = probe.look(self.run)
+        id = type(probe).__part__.id  # type: ignore[attr-defined]
+        for name, figure in finding.figures.items():
+            self.sink.figure(id, name, figure, self.run.step)
+        scalars = {f"probe/{id}/{name}": value for name, value in finding.scalars.items()}
+        for name, value in scalars.items():
+            self.run.log(name, value)
+        return scalars
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def _finish(self, state: str) -> Outcome:
+        run = self.run
+        self._flush()
+        run.seconds = self._seconds()
+        self._clock = time.perf_counter()
+        self._call("on_end")
+        if run.columns_of("val").size:
+            self.evaluate()
+        test = self._measure("test")
+        for name, value in test.items():
+            run.log(name, value)
+        self.metrics |= test | {f"result/{n}": v for n, v in run.procedure.result(run).items()}
+        for probe in self._probes("end"):
+            self.metrics |= self._look(probe)
+        self._clock = time.perf_counter()
+        return self._close(state, "")
+
+    def _close(self, state: str, message: str, save: bool = True) -> Outcome:
+        run = self.run
+        if state == "stopped":
+            run.seconds = self._seconds()
+        self._clock = time.perf_counter()
+        if save:
+            self.save()
+        elif self.folder is not None:
+            self._save_best()
+        run.recorder.flush()
+        weights = checkpoint.fingerprint(self._all_weights())
+        outcome = Outcome(state, run.step, run.seconds, self.metrics, weights, message)
+        listing = checkpoint.listing(self.folder) if self.folder is not None else []
+        self.sink.run(
+            state=state, message=message, step=run.step, epoch=run.epoch, seconds=run.seconds, metrics=self.metrics,
+            weights=weights, ended=time.time(), request="", checkpoints=listing,
+        )  # fmt: skip
+        if message:
+            self.sink.event(message, level="error" if state == "diverged" else "info", kind=state, step=run.step)
+        self.sink.flush(wait=True)
+        return outcome
+
+    def _all_weights(self) -> dict[str, Any]:
+        """The final weights: the model's, and those of whatever other roles hold."""
+        found = dict(self.run.model.state_dict())
+        for role in self.run.roles.values():
+            if role.module is not self.run.model:
+                found |= {f"{role.name}.{name}": value for name, value in role.module.state_dict().items()}
+        return found
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """All that affects what comes next."""
+        run = self.run
+        assert run.stream is not None
+        return {
+            "step": run.step,
+            "seconds": self._seconds() if run.step else 0.0,
+            "model": run.model.state_dict(),
+            "roles": {name: role.state() for name, role in run.roles.items()},
+            "techniques": [capture(technique) for technique in run.techniques],
+            "procedure": capture(run.procedure),
+            "loss": capture(run.loss) if run.loss is not None else None,
+            "stream": run.stream.state(),
+            "streams": run.streams.state(),
+            "torch": global_state(run.device),
+            "metrics": dict(self.metrics),
+            "best": list(self.best) if self.best else None,
+            "early": {"stale": self._stale, "best": self._watched_best},
+        }
+
+    def load(self, state: Mapping[str, Any], branch: bool = False) -> None:
+        """Goes on from a saved state. A branch keeps the settings of its own recipe."""
+        run = self.run
+        assert run.stream is not None
+        try:
+            run.model.load_state_dict(state["model"])
+            for name, role in run.roles.items():
+                role.load(state["roles"][name], keep_options=branch)
+            for technique, saved in zip(run.techniques, state["techniques"], strict=not branch):
+                restore(technique, saved, run.device)
+            restore(run.procedure, state["procedure"], run.device)
+            if run.loss is not None and state["loss"] is not None:
+                restore(run.loss, state["loss"], run.device)
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"The checkpoint does not fit this recipe: {reason}") from None
+        run.stream.load(state["stream"])
+        run.streams.load(state["streams"])
+        set_global_state(state["torch"], run.device)
+        run.step, run.seconds = state["step"], state["seconds"]
+        self._shown = (run.step, run.seconds)
+        self.metrics = dict(state["metrics"])
+        self.best = (state["best"][0], state["best"][1]) if state["best"] else None
+        self._stale, self._watched_best = state["early"]["stale"], state["early"]["best"]
+
+    def save(self) -> None:
+        """Writes a checkpoint, if all is still finite, and removes those that are no longer needed."""
+        if self.folder is None:
+            return
+        run = self.run
+        self._flush(wait=True)
+        if not _all_finite(run):
+            raise Diverged(run.step, "A weight")
+        self._save_best()
+        checkpoint.save(checkpoint.step_file(self.folder, run.step), self.state())
+        checkpoint.prune(self.folder, run.recipe["training"]["keep"])
+        self._saved_at = time.monotonic()
+        self.sink.run(checkpoints=checkpoint.listing(self.folder))
+
+    def _save_best(self) -> None:
+        if self._best_state is None or self.folder is None or self.best is None:
+            return
+        content = {"model": self._best_state, "step": self.best[1]}
+        checkpoint.save(self.folder / "best.pt", content)
+        self._best_state = None
+
+
+def _split(batch: Batch, parts: int) -> list[Batch]:
+    """A batch as micro-batches of nearly equal size."""
+    if parts == 1:
+        return [batch]
+    size = -(-len(batch) // parts)
+    cuts = [slice(start, start + size) for start in range(0, len(batch), size)]
+    return [
+        Batch(
+            {name: tensor[cut] for name, tensor in batch.inputs.items()},
+            None if batch.target is None else batch.target[cut],
+            batch.index[cut],
+            batch.split,
+            None if batch.weight is None else batch.weight[cut],
+            None if batch.mask is None else batch.mask[cut],
+            {name: tensor[cut] for name, tensor in batch.meta.items()},
+        )
+        for cut in cuts
+    ]
+
+
+def _all_finite(run: Run) -> bool:
+    sums = [p.detach().sum() for role in run.roles.values() for p in role.parameters]
+    return not sums or bool(torch.isfinite(torch.stack([s.float() for s in sums])).all())
+
+
+Prepare = Callable[[Trainer], None]
+
+
+def train(
+    document: Mapping[str, Any],
+    sink: Sink | None = None,
+    folder: Path | None = None,
+    prepare: Prepare | None = None,
+) -> Outcome:
+    """Trains a filled recipe in this process and leaves torch's global state as it was.
+
+    `prepare` is called with the trainer before the first step (to load a checkpoint).
+    """
+    device = pick_device(document["training"]["device"])
+    threads = torch.get_num_threads()
+    with ExitStack() as undo:
+        undo.enter_context(forked(device))
+        if document["training"]["threads"]:
+            torch.set_num_threads(document["training"]["threads"])
+            undo.callback(torch.set_num_threads, threads)
+        run = assemble(document, Recorder(sink or Memory()), device)
+        trainer = Trainer(run, folder)
+        run.recorder.sink.run(environment=environment(run))
+        if prepare is not None:
+            prepare(trainer)
+        return trainer.train()
+
+
+def environment(run: Run) -> dict[str, Any]:
+    """What a result depends on beside the recipe."""
+    device = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "cpu"
+    return {
+        "torch": torch.__version__,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "parameters": parameter_count(run.model),
+        "train_samples": run.samples,
+        "steps_per_epoch": run.steps_per_epoch,
+    }
