@@ -167,32 +167,32 @@ class Trainer:
     def _obey(self) -> None:
         request = self.sink.requested
         if request == "stop":
+            self.sink.answered("stop")
             raise Stopped
         if request == "checkpoint":
-            self._answer()
             self.save()
+            self.sink.answered("checkpoint")
         elif request == "pause":
             self._pause()
         elif request == "resume":
-            self._answer()
-
-    def _answer(self, **columns: Any) -> None:
-        """Marks a request as obeyed."""
-        self.sink.run(request="", **columns)
-        self.sink.flush(wait=True)
-        self.sink.requested = ""
+            self.sink.answered("resume")
 
     def _pause(self) -> None:
+        """Saves, then waits in the process, everything in place, until asked to go on."""
         run = self.run
         run.seconds = self._seconds()
+        self._clock = time.perf_counter()
         self.save()
-        self._answer(state="paused", message=f"Paused at step {run.step}.")
+        self.sink.run(state="paused", message=f"Paused at step {run.step}.", step=run.step, seconds=run.seconds)
+        self.sink.answered("pause")
         while self.sink.requested not in ("resume", "stop"):
             self._waiting.wait(PAUSE_POLL)
         self._clock = time.perf_counter()
         if self.sink.requested == "stop":
+            self.sink.answered("stop")
             raise Stopped
-        self._answer(state="training", message="")
+        self.sink.run(state="training", message="")
+        self.sink.answered("resume")
 
     def _announce(self, state: str) -> None:
         run = self.run
@@ -214,7 +214,7 @@ class Trainer:
         for path, share in sparsity(run.model).items():
             run.log(f"sparsity/{path}" if path else "sparsity", share)
         for probe in self._probes("evaluation"):
-            found |= self._look(probe)
+            found |= self.look(probe)
         self._flush()
         self.metrics |= found | {n: v for n, v in run.recorder.last.items() if n in ("train/loss", "sparsity")}
         self.sink.run(metrics=self.metrics, step=run.step, epoch=run.epoch)
@@ -263,7 +263,7 @@ class Trainer:
         uses = enabled(self.run.recipe["probes"])
         return [registry.build(use) for use in uses if registry.classes()[use["use"]].when == when]  # type: ignore[attr-defined]
 
-    def _look(self, probe: Probe) -> dict[str, float]:
+    def look(self, probe: Probe) -> dict[str, float]:
         """Runs a probe; its scalars become series, its figures are stored."""
         finding = probe.look(self.run)
         id = type(probe).__part__.id  # type: ignore[attr-defined]
@@ -289,7 +289,7 @@ class Trainer:
             run.log(name, value)
         self.metrics |= test | {f"result/{n}": v for n, v in run.procedure.result(run).items()}
         for probe in self._probes("end"):
-            self.metrics |= self._look(probe)
+            self.metrics |= self.look(probe)
         self._clock = time.perf_counter()
         return self._close(state, "")
 
@@ -308,7 +308,7 @@ class Trainer:
         listing = checkpoint.listing(self.folder) if self.folder is not None else []
         self.sink.run(
             state=state, message=message, step=run.step, epoch=run.epoch, seconds=run.seconds, metrics=self.metrics,
-            weights=weights, ended=time.time(), request="", checkpoints=listing,
+            weights=weights, ended=time.time(), checkpoints=listing,
         )  # fmt: skip
         if message:
             self.sink.event(message, level="error" if state == "diverged" else "info", kind=state, step=run.step)

@@ -1,0 +1,136 @@
+"""What a recipe would do, without training it: sizes, the schedule's curves, samples, the order of techniques."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine import registry
+from engine.errors import RecipeError
+from engine.parts import Batch, Progress, Schedule, Splits, Task
+from engine.recipe import Recipe
+from engine.training.assemble import anatomy_of, build_task, clashes, enabled, sketch, total_steps
+from engine.training.roles import order_of
+
+POINTS = 200
+ROLES = ("norm", "activation", "conv", "linear", "attention", "embedding")
+
+
+def preview(text: str) -> dict[str, Any]:
+    """Everything that the builder shows beside a recipe; problems first."""
+    try:
+        recipe = Recipe.parse(text)
+        catalog = registry.catalog()
+        found = recipe.check(catalog)
+        if found:
+            raise RecipeError(found)
+        document = recipe.filled(catalog)
+        task = build_task(document)
+        model = sketch(document, task)
+    except RecipeError as error:
+        return {"problems": [_problem(problem) for problem in error.problems]}
+    anatomy = anatomy_of(model)
+    per_epoch = max(-(-task.size("train") // document["training"]["batch_size"]), 1)
+    steps = total_steps(document["budget"], per_epoch)
+    return {
+        "problems": [_problem(problem) for problem in clashes(document, task, anatomy)],
+        "model": describe_model(model, task, document),
+        "schedule": curves(document, steps, per_epoch),
+        "data": {"splits": {s: task.size(s) for s in Splits if task.size(s)}, "figure": task.figure()},
+        "order": order_of([registry.build(use) for use in enabled(document["techniques"])]),
+        "steps": steps,
+        "steps_per_epoch": per_epoch,
+        "sites": {role: [site.path for site in anatomy.sites(role)] for role in ROLES},
+    }
+
+
+def _problem(problem: Any) -> dict[str, Any]:
+    return {"path": problem.path, "value": problem.value, "message": problem.message}
+
+
+def describe_model(model: nn.Module, task: Task, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Layers with their output shapes, parameters, multiply-adds of one sample (times two), and memory for a batch."""
+    shapes, flops, activations = _trace(model, task)
+    layers = [
+        {
+            "path": path,
+            "type": type(module).__name__,
+            "parameters": sum(p.numel() for p in module.parameters(recurse=False)),
+            "output": shapes.get(path),
+        }
+        for path, module in model.named_modules()
+        if path and (shapes.get(path) is not None) and not any(True for _ in module.children())
+    ]
+    parameters = sum(p.numel() for p in model.parameters())
+    batch = document["training"]["batch_size"] // document["training"]["accumulate"] or 1
+    # Weights, gradients and the two moments that most optimizers keep, and what the backward pass needs of the layers.
+    memory = 4 * (4 * parameters + activations * batch)
+    return {
+        "parameters": parameters,
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "flops": flops,
+        "memory_bytes": memory,
+        "layers": layers,
+    }
+
+
+def _trace(model: nn.Module, task: Task) -> tuple[dict[str, list[int]], int | None, int]:
+    """Passes one sample through the sketch: output shapes by module, floating point operations, activations kept."""
+    shapes: dict[str, list[int]] = {}
+    kept = 0
+
+    def remember(path: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            nonlocal kept
+            if isinstance(output, torch.Tensor):
+                shapes[path] = list(output.shape[1:])
+                kept += math.prod(output.shape[1:])
+
+        return hook
+
+    hooks = [m.register_forward_hook(remember(p)) for p, m in model.named_modules() if p]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    inputs = _one_sample(task)
+    was_training = model.training
+    try:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        model.eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            Batch({n: t.to(device) for n, t in inputs.inputs.items()}, None, inputs.index).call(model)
+        return shapes, int(counter.get_total_flops()), kept
+    except (NotImplementedError, RuntimeError):  # an operation without a meta form: sizes are then unknown
+        return shapes, None, kept
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+
+
+def _one_sample(task: Task) -> Batch:
+    from engine.training.data import Columns
+
+    return next(Columns(task, "train", torch.device("cpu")).in_order(1, 1))
+
+
+def curves(document: Mapping[str, Any], steps: int | None, per_epoch: int) -> dict[str, Any]:
+    """The schedule's curve over the run, and that of every value that changes over time."""
+    if not steps:
+        return {"steps": [], "series": {}}
+    at = sorted({round(i * (steps - 1) / (POINTS - 1)) for i in range(POINTS)}) if steps > 1 else [0]
+    moments = [Progress(step, steps, step / per_epoch) for step in at]
+    series: dict[str, list[float]] = {}
+    optimizer, schedule = document["optimizer"], document["schedule"]
+    if optimizer and schedule and "lr" in optimizer:
+        curve: Schedule = registry.build(schedule)
+        for moment in moments:
+            for name, value in curve.options(moment, optimizer["lr"]).items():
+                series.setdefault(name, []).append(value)
+    for use in enabled(document["techniques"]):
+        for name, value in registry.build(use).values().items():
+            series[f"{use['use']}.{name}"] = [value.at(moment) for moment in moments]
+    return {"steps": at, "series": series}
