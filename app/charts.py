@@ -1,0 +1,550 @@
+"""Charts of series: raw line faint behind a smoothed one, crosshair with all values, zoom and pan along x.
+
+A chart asks the reader for what its pixels need (about two points a pixel), draws what came, and redraws only when
+something has changed. It can also be fed with ready numbers (`feed`), for figures that were worked out elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyqtgraph as pg
+from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
+from PySide6.QtGui import QColor, QGuiApplication, QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import (
+    QFileDialog,
+    QFrame,
+    QGraphicsGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QMenu,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from app import words
+from app.curves import Curve, Drawn, read_curves
+from app.theme import SIZE_SMALL, SPACE_S, Theme
+
+SMOOTHING = (0.0, 0.01, 0.03, 0.1)  # of the length of the x axis
+SMOOTHING_WORDS = ("None", "A little", "Medium", "Strong")
+
+
+class NumberAxis(pg.AxisItem):
+    """Ticks as short numbers with SI prefixes, or as times."""
+
+    def __init__(self, side: str):
+        super().__init__(side)
+        self.clock = "number"
+        self.enableAutoSIPrefix(False)
+
+    def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:  # noqa: N802 - Qt's name
+        if self.logMode:
+            return [words.number(10.0**value, 2) for value in values]
+        if self.clock == "time":
+            return [clock_text(value, spacing) for value in values]
+        return [tick_text(value, spacing) for value in values]
+
+
+def tick_text(value: float, spacing: float) -> str:
+    """A tick's number with as many digits as its neighbours need."""
+    if abs(value) < spacing * 1e-6:
+        return "0"
+    if abs(value) >= 1e15 or (0 < spacing < 1e-5):
+        return f"{value:.3g}".replace("-", "−")
+    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= scale:
+            digits = max(0, min(3, -math.floor(math.log10(spacing / scale) + 1e-9)))
+            text = f"{value / scale:.{digits}f}"
+            return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−") + prefix
+    digits = max(0, min(6, -math.floor(math.log10(spacing) + 1e-9)))
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def clock_text(value: float, spacing: float) -> str:
+    """Seconds on an axis: '12 s', '1:20', '2:05:00'."""
+    sign, whole = ("−" if value < 0 else ""), abs(value)
+    if spacing < 1:
+        return f"{sign}{whole:.1f} s"
+    whole = round(whole)
+    if whole < 60:
+        return f"{sign}{whole} s"
+    if whole < 3600:
+        return f"{sign}{whole // 60}:{whole % 60:02d}"
+    return f"{sign}{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+class ChartView(pg.ViewBox):
+    """The plotted area: wheel zooms x, drag pans x, double click resets, right click opens the chart's menu."""
+
+    reset = Signal()
+    menu = Signal(QPointF)
+    moved = Signal()  # by a person
+
+    def __init__(self) -> None:
+        super().__init__(enableMenu=False)
+        self.setMouseEnabled(x=True, y=False)
+
+    def wheelEvent(self, event: Any, axis: int | None = None) -> None:  # noqa: N802
+        super().wheelEvent(event, axis=0)
+        self.moved.emit()
+
+    def mouseDragEvent(self, event: Any, axis: int | None = None) -> None:  # noqa: N802
+        if event.button() == Qt.MouseButton.RightButton:
+            event.ignore()
+            return
+        super().mouseDragEvent(event, axis=0)
+        self.moved.emit()
+
+    def mouseDoubleClickEvent(self, event: Any) -> None:  # noqa: N802
+        self.reset.emit()
+
+    def mouseClickEvent(self, event: Any) -> None:  # noqa: N802
+        if event.button() == Qt.MouseButton.RightButton:
+            event.accept()
+            self.menu.emit(event.screenPos())
+
+
+class Legend(QWidget):
+    """Stroke, name and value of every curve in one line; what does not fit is counted."""
+
+    def __init__(self, theme: Theme):
+        super().__init__()
+        self._theme = theme
+        self._entries: list[tuple[QPen, str, str]] = []
+        self.setMinimumWidth(40)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+
+    def show_entries(self, entries: list[tuple[QPen, str, str]]) -> None:
+        if entries != self._entries:
+            self._entries = entries
+            self.setToolTip("\n".join(f"{name}  {value}" for _, name, value in entries))
+            self.setAccessibleName(", ".join(f"{name} {value}" for _, name, value in entries))
+            self.update()
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        return QSize(120, 16)
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
+        painter = QPainter(self)
+        painter.setFont(self._theme.font(SIZE_SMALL))
+        metrics = painter.fontMetrics()
+        widths = [metrics.horizontalAdvance(f"{name} {value}") + 30 for _, name, value in self._entries]
+        shown = len(widths)
+        while shown > 1 and sum(widths[:shown]) + (30 if shown < len(widths) else 0) > self.width():
+            shown -= 1
+        x, middle = self.width() - sum(widths[:shown]) - (30 if shown < len(widths) else 0), self.height() / 2
+        x = max(x, 0)
+        baseline = round(middle + metrics.ascent() / 2 - 1)
+        for (pen, name, value), wide in zip(self._entries[:shown], widths[:shown], strict=True):
+            painter.setPen(pen)
+            painter.drawLine(QPointF(x + 6, middle), QPointF(x + 20, middle))
+            painter.setPen(self._theme.colour("muted"))
+            painter.drawText(x + 24, baseline, name)
+            painter.setPen(self._theme.colour("text"))
+            painter.drawText(x + 24 + metrics.horizontalAdvance(name + " "), baseline, value)
+            x += wide
+        if shown < len(widths):
+            painter.setPen(self._theme.colour("muted"))
+            painter.drawText(x + 4, baseline, f"+{len(widths) - shown}")
+
+
+class Chart(QFrame):
+    """One chart. `set_curves` says what to draw, `refresh` reads it, `feed` draws ready numbers."""
+
+    spanned = Signal(object)  # a person zoomed or panned: (from, to), or None for all
+    enlarge = Signal()
+
+    def __init__(self, context: Any, title: str, unit: str = "", parent: QWidget | None = None):
+        super().__init__(parent)
+        self.context = context
+        self.theme: Theme = context.theme
+        self.title = title
+        self.unit = unit
+        self.curves: list[Curve] = []
+        self.drawn: dict[str, Drawn] = {}
+        self.clock = "step"
+        self.smoothing = SMOOTHING[1]
+        self.logarithmic = False
+        self.span: tuple[float, float] | None = None
+        self.y_floor: float | None = None  # the axis starts here when the data lie above
+        self.y_ceiling: float | None = None
+        self._items: dict[str, tuple[pg.PlotCurveItem, pg.PlotCurveItem, pg.FillBetweenItem | None]] = {}
+        self._asked = 0
+        self.setProperty("role", "panel")
+        self.setAccessibleName(f"Chart: {title}")
+        self.setMinimumSize(160, 120)
+        self._build()
+        self.theme.changed.connect(self.restyle)
+        self.restyle()
+
+    # -- what others call --------------------------------------------------------------------------------------------
+
+    def set_curves(self, curves: Sequence[Curve]) -> None:
+        """Says which lines there are; lines that stay keep what they show."""
+        curves = list(curves)
+        if curves == self.curves:
+            return
+        self.curves = curves
+        keys = {curve.key for curve in curves}
+        for key in [key for key in self._items if key not in keys]:
+            self._remove(key)
+        self.drawn = {key: drawn for key, drawn in self.drawn.items() if key in keys}
+        self._style_curves()
+        self._update_legend()
+
+    def feed(
+        self, key: str, x: Any, y: Any, low: Any = None, high: Any = None, last: float | None = None
+    ) -> None:
+        """Draws ready numbers as a curve that `set_curves` has named; with low and high, a band behind it."""
+        x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+        drawn = Drawn(x, y, last=last if last is not None else (float(y[-1]) if len(y) else None))
+        if low is not None and high is not None:
+            drawn.low, drawn.high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+        if len(x):
+            drawn.first_x, drawn.last_x = float(np.nanmin(x)), float(np.nanmax(x))
+        self._show({key: drawn})
+
+    def refresh(self) -> None:
+        """Reads what its pixels need from the log, on the reader's thread, and draws it when it comes."""
+        curves = [curve for curve in self.curves if curve.run]
+        if not curves:
+            return
+        cache = self.context.reader.cache
+        clock, span, smoothing = self.clock, self.span, self.smoothing
+        width = max(int(self.view.width()), 64)
+
+        def read(log: Any) -> dict[str, Drawn]:
+            return read_curves(log, cache, curves, clock=clock, span=span, width=width, smoothing=smoothing)
+
+        self.context.reader.ask(read, self._show, key=("chart", id(self)), owner=self)
+
+    def set_clock(self, clock: str) -> None:
+        """What runs along x: 'step', 'time' (seconds since the start), or 'number'."""
+        if clock != self.clock:
+            self.clock = clock
+            self.bottom.clock = "time" if clock == "time" else "number"
+            self.set_span(None)
+
+    def set_smoothing(self, share: float) -> None:
+        if share != self.smoothing:
+            self.smoothing = share
+            self.refresh()
+
+    def set_logarithmic(self, on: bool) -> None:
+        if on != self.logarithmic:
+            self.logarithmic = on
+            self.left.setLogMode(False, on)
+            self._show(self.drawn)
+
+    def set_span(self, span: tuple[float, float] | None) -> None:
+        """Shows this stretch of x; None shows all."""
+        if span != self.span:
+            self.span = span
+            self._set_ranges()
+            self.refresh()
+
+    def set_title(self, title: str) -> None:
+        self.title = title
+        self._title.setText(title)
+
+    def text(self) -> str:
+        """What is drawn as CSV."""
+        lines = ["curve,x,y"]
+        for curve in self.curves:
+            drawn = self.drawn.get(curve.key)
+            if drawn is not None:
+                lines += [f"{curve.name},{x:g},{y:.9g}" for x, y in zip(drawn.x, drawn.y, strict=True)]
+        return "\n".join(lines) + "\n"
+
+    # -- building ----------------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        # A ViewBox with two axes, without PlotItem: its menus alone cost more than the rest of a chart.
+        self.canvas = pg.GraphicsView(background=None)
+        self.canvas.setFrameShape(QFrame.Shape.NoFrame)
+        self.canvas.setAntialiasing(True)
+        self.canvas.setAccessibleName(f"{self.title}, plotted")
+        self.canvas.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        central = pg.GraphicsWidget()
+        self.canvas.setCentralItem(central)
+        grid = QGraphicsGridLayout()
+        grid.setContentsMargins(0, 0, 4, 0)
+        grid.setSpacing(0)
+        central.setLayout(grid)
+        self.view = ChartView()
+        self.left, self.bottom = NumberAxis("left"), NumberAxis("bottom")
+        for axis in (self.left, self.bottom):
+            axis.linkToView(self.view)
+            axis.setZValue(-10)
+            axis.setStyle(tickLength=0, tickTextOffset=4, maxTickLevel=0, autoExpandTextSpace=True)
+        self.left.setWidth(44)
+        self.bottom.setHeight(18)
+        grid.addItem(self.left, 0, 0)
+        grid.addItem(self.view, 0, 1)
+        grid.addItem(self.bottom, 1, 1)
+        grid.setRowStretchFactor(0, 1)
+        grid.setColumnStretchFactor(1, 1)
+        self._cross = pg.InfiniteLine(angle=90, movable=False)
+        self._cross.setVisible(False)
+        self.view.addItem(self._cross, ignoreBounds=True)
+        self._title = QLabel(self.title)
+        self._legend = Legend(self.theme)
+        self._values = QLabel(self.canvas)
+        self._values.setVisible(False)
+        self._values.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        head = QHBoxLayout()
+        head.setContentsMargins(SPACE_S, 2, SPACE_S, 0)
+        head.addWidget(self._title)
+        head.addWidget(self._legend, 1)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(2, 4, 2, 2)
+        column.setSpacing(0)
+        column.addLayout(head)
+        column.addWidget(self.canvas, 1)
+        self.view.moved.connect(self._moved)
+        self.view.reset.connect(self._reset)
+        self.view.menu.connect(self._open_menu)
+        self.view.sigResized.connect(lambda _view: self.refresh())
+        self.canvas.scene().sigMouseMoved.connect(self._hover)
+        self.canvas.viewport().installEventFilter(self)
+
+    def restyle(self) -> None:
+        """Takes the theme's colours."""
+        theme = self.theme
+        self._title.setFont(theme.font(SIZE_SMALL, bold=True))
+        line, muted = theme.colour("line"), theme.colour("muted")
+        for axis in (self.left, self.bottom):
+            axis.setPen(pg.mkPen(line))
+            axis.setTextPen(pg.mkPen(muted))
+            axis.setStyle(tickFont=theme.font(SIZE_SMALL - 1))
+            axis.setGrid(255)
+            axis.setTickPen(pg.mkPen(line))
+        self._cross.setPen(pg.mkPen(muted, width=1))
+        self._values.setStyleSheet(
+            f"background: {theme.tokens.raised}; border: 1px solid {theme.tokens.line}; border-radius: 4px; padding: 3px 6px;"
+        )
+        self._values.setFont(theme.font(SIZE_SMALL))
+        self._style_curves()
+        self._update_legend()
+
+    def _style_curves(self) -> None:
+        for curve in self.curves:
+            if curve.key not in self._items:
+                continue
+            raw, smooth, band = self._items[curve.key]
+            pen = self.theme.pen(curve.colour, 1.5, curve.validation)
+            has_smooth = len(smooth.xData) > 0 if smooth.xData is not None else False
+            raw.setPen(self._faint(curve) if has_smooth else pen)
+            smooth.setPen(pen)
+            if band is not None:
+                band.setBrush(self._band_colour(curve))
+
+    def _faint(self, curve: Curve) -> QPen:
+        pen = self.theme.pen(curve.colour, 1.0)
+        colour = QColor(pen.color())
+        colour.setAlphaF(0.32)
+        pen.setColor(colour)
+        return pen
+
+    def _band_colour(self, curve: Curve) -> QColor:
+        colour = QColor(self.theme.series(curve.colour))
+        colour.setAlphaF(0.18)
+        return colour
+
+    # -- drawing -----------------------------------------------------------------------------------------------------
+
+    def _show(self, drawn: dict[str, Drawn]) -> None:
+        named = {curve.key: curve for curve in self.curves}
+        for key, data in drawn.items():
+            if key in named:
+                self.drawn[key] = data
+                self._draw(named[key], data)
+        self._set_ranges()
+        self._update_legend()
+
+    def _draw(self, curve: Curve, data: Drawn) -> None:
+        if curve.key not in self._items:
+            raw = pg.PlotCurveItem(connect="finite")
+            smooth = pg.PlotCurveItem(connect="finite")
+            smooth.setZValue(2)
+            self.view.addItem(raw, ignoreBounds=True)
+            self.view.addItem(smooth, ignoreBounds=True)
+            self._items[curve.key] = (raw, smooth, None)
+        raw, smooth, band = self._items[curve.key]
+        raw.setData(data.x, self._scaled(data.y))
+        smooth.setData(data.smooth_x, self._scaled(data.smooth_y))
+        pen = self.theme.pen(curve.colour, 1.5, curve.validation)
+        raw.setPen(self._faint(curve) if len(data.smooth_x) else pen)
+        smooth.setPen(pen)
+        if data.low is not None and data.high is not None:
+            self._draw_band(curve, data, band)
+
+    def _draw_band(self, curve: Curve, data: Drawn, band: pg.FillBetweenItem | None) -> None:
+        assert data.low is not None and data.high is not None
+        if band is None:
+            edges = [pg.PlotCurveItem(pen=None), pg.PlotCurveItem(pen=None)]
+            band = pg.FillBetweenItem(edges[0], edges[1], brush=self._band_colour(curve))
+            band.setZValue(-1)
+            self.view.addItem(band, ignoreBounds=True)
+            raw, smooth, _ = self._items[curve.key]
+            self._items[curve.key] = (raw, smooth, band)
+        good = np.isfinite(data.low) & np.isfinite(data.high)
+        band.curves[0].setData(data.x[good], self._scaled(data.low[good]))
+        band.curves[1].setData(data.x[good], self._scaled(data.high[good]))
+
+    def _remove(self, key: str) -> None:
+        for item in self._items.pop(key):
+            if item is not None:
+                self.view.removeItem(item)
+
+    def _scaled(self, y: np.ndarray) -> np.ndarray:
+        if not self.logarithmic:
+            return y
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(y > 0, np.log10(np.where(y > 0, y, 1.0)), np.nan)
+
+    def _set_ranges(self) -> None:
+        all_drawn = [self.drawn[curve.key] for curve in self.curves if curve.key in self.drawn]
+        firsts = [drawn.first_x for drawn in all_drawn if math.isfinite(drawn.first_x)]
+        lasts = [drawn.last_x for drawn in all_drawn if math.isfinite(drawn.last_x)]
+        if self.span is not None:
+            low, high = self.span
+        elif firsts:
+            low, high = min(firsts), max(lasts)
+        else:
+            return
+        if high <= low:
+            low, high = low - 0.5, high + 0.5
+        self.view.setXRange(low, high, padding=0)
+        extent = self._extent(all_drawn, low, high)
+        if extent is not None:
+            self.view.setYRange(*extent, padding=0)
+
+    def _extent(self, all_drawn: list[Drawn], low: float, high: float) -> tuple[float, float] | None:
+        bottom, top = math.inf, -math.inf
+        for drawn in all_drawn:
+            for x, y in ((drawn.x, drawn.y), (drawn.x, drawn.low), (drawn.x, drawn.high)):
+                if y is None or not len(y):
+                    continue
+                seen = self._scaled(y[(x >= low) & (x <= high)])
+                seen = seen[np.isfinite(seen)]
+                if len(seen):
+                    bottom, top = min(bottom, float(seen.min())), max(top, float(seen.max()))
+        if bottom > top:
+            return None
+        if not self.logarithmic:
+            if self.y_floor is not None:
+                bottom = min(bottom, self.y_floor)
+            if self.y_ceiling is not None:
+                top = max(top, self.y_ceiling)
+        room = (top - bottom) * 0.05 or abs(top) * 0.05 or 0.5
+        return bottom - room, top + room
+
+    def _update_legend(self) -> None:
+        entries = []
+        for curve in self.curves:
+            drawn = self.drawn.get(curve.key)
+            value = words.number(drawn.last) if drawn is not None and drawn.last is not None else ""
+            entries.append((self.theme.pen(curve.colour, 2, curve.validation), curve.name, f"{value} {self.unit}".strip()))
+        self._legend.show_entries(entries)
+
+    # -- the mouse ---------------------------------------------------------------------------------------------------
+
+    def _moved(self) -> None:
+        low, high = self.view.viewRange()[0]
+        self.span = (float(low), float(high))
+        self._set_ranges()
+        self.refresh()
+        self.spanned.emit(self.span)
+
+    def _reset(self) -> None:
+        self.set_span(None)
+        self.spanned.emit(None)
+
+    def values_at(self, x: float) -> list[tuple[str, float, float]]:
+        """Name, x and value of every curve at its point nearest to x."""
+        found = []
+        for curve in self.curves:
+            drawn = self.drawn.get(curve.key)
+            if drawn is None or not len(drawn.x):
+                continue
+            xs, ys = (drawn.smooth_x, drawn.smooth_y) if len(drawn.smooth_x) else (drawn.x, drawn.y)
+            index = int(np.searchsorted(xs, x))
+            if index > 0 and (index == len(xs) or x - xs[index - 1] <= xs[index] - x):
+                index -= 1
+            found.append((curve.name, float(xs[index]), float(ys[index])))
+        return found
+
+    def _hover(self, position: QPointF) -> None:
+        area: QRectF = self.view.sceneBoundingRect()
+        if not area.contains(position) or not self.drawn:
+            self._leave()
+            return
+        x = self.view.mapSceneToView(position).x()
+        self._cross.setPos(x)
+        self._cross.setVisible(True)
+        at = clock_text(x, 1) if self.clock == "time" else words.number(x)
+        lines = [f"{'step' if self.clock == 'step' else 'at'} {at}"]
+        lines += [f"{name}  {words.number(value)} {self.unit}".rstrip() for name, _, value in self.values_at(x)]
+        self._values.setText("\n".join(lines))
+        self._values.adjustSize()
+        left = position.x() + 12
+        if left + self._values.width() > area.right():
+            left = position.x() - 12 - self._values.width()
+        self._values.move(round(max(left, area.left())), round(area.top() + 4))
+        self._values.setVisible(True)
+
+    def _leave(self) -> None:
+        if self._cross.isVisible():
+            self._cross.setVisible(False)
+            self._values.setVisible(False)
+
+    def eventFilter(self, watched: Any, event: QEvent) -> bool:  # noqa: N802
+        if event.type() == QEvent.Type.Leave:
+            self._leave()
+        return super().eventFilter(watched, event)
+
+    # -- the menu ----------------------------------------------------------------------------------------------------
+
+    def _open_menu(self, at: QPointF) -> None:
+        self.menu().popup(at.toPoint())
+
+    def menu(self) -> QMenu:
+        """Smoothing, log axis, copy and export."""
+        menu = QMenu(self)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        smoothing = menu.addMenu("Smoothing")
+        for share, word in zip(SMOOTHING, SMOOTHING_WORDS, strict=True):
+            entry = smoothing.addAction(word, lambda share=share: self.set_smoothing(share))
+            entry.setCheckable(True)
+            entry.setChecked(share == self.smoothing)
+        entry = menu.addAction("Logarithmic axis", lambda: self.set_logarithmic(not self.logarithmic))
+        entry.setCheckable(True)
+        entry.setChecked(self.logarithmic)
+        menu.addAction("Show all", self._reset)
+        menu.addAction("Enlarge or shrink", self.enlarge.emit)
+        menu.addSeparator()
+        menu.addAction("Copy the picture", lambda: QGuiApplication.clipboard().setPixmap(self.grab()))
+        menu.addAction("Copy the numbers", lambda: QGuiApplication.clipboard().setText(self.text()))
+        menu.addAction("Save the picture…", self._save_picture)
+        menu.addAction("Save the numbers…", self._save_numbers)
+        return menu
+
+    def _save_picture(self) -> None:
+        name, _ = QFileDialog.getSaveFileName(self, "Save the picture", f"{self.title}.png", "Pictures (*.png)")
+        if name and not self.grab().save(name):
+            self.context.message(f"The picture was not saved: {name} cannot be written.", level="error")
+
+    def _save_numbers(self) -> None:
+        name, _ = QFileDialog.getSaveFileName(self, "Save the numbers", f"{self.title}.csv", "CSV (*.csv)")
+        if name:
+            try:
+                with open(name, "w", encoding="utf-8") as file:  # noqa: PTH123
+                    file.write(self.text())
+            except OSError as error:
+                self.context.message(f"The numbers were not saved: {name}: {error.strerror}.", level="error")

@@ -1,0 +1,175 @@
+"""The curves of a chart, read and reduced: a cache of series, thinning, smoothing. No Qt: runs on the reader's thread."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+CACHE_POINTS = 8_000_000
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart. With a run and a series it is read from the log; without, it is fed by `Chart.feed`."""
+
+    key: str
+    name: str
+    colour: int = 0
+    run: str = ""
+    series: str = ""
+    validation: bool = False
+    smooth: bool = True
+    points: bool = False  # marks at the points (few points)
+
+
+@dataclass
+class Drawn:
+    """What is drawn for one curve."""
+
+    x: np.ndarray
+    y: np.ndarray
+    smooth_x: np.ndarray = field(default_factory=lambda: np.empty(0))
+    smooth_y: np.ndarray = field(default_factory=lambda: np.empty(0))
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+    last: float | None = None
+    first_x: float = math.nan
+    last_x: float = math.nan
+
+
+class SeriesCache:
+    """Series in memory on the reader's thread: only new points are read; the least used series leave first."""
+
+    def __init__(self, limit: int = CACHE_POINTS):
+        self._limit = limit
+        self._series: OrderedDict[tuple[str, str], tuple[np.ndarray, np.ndarray, np.ndarray]] = OrderedDict()
+
+    def points(self, log: Any, run: str, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Steps, values and times of the whole series."""
+        key = (run, name)
+        kept = self._series.get(key)
+        if kept is None or not len(kept[0]):
+            new = log.points(run, name)
+            kept = (np.asarray(new.steps), np.asarray(new.values), np.asarray(new.times))
+        else:
+            new = log.points(run, name, after=int(kept[0][-1]))
+            if len(new.steps):
+                kept = (
+                    np.concatenate([kept[0], new.steps]),
+                    np.concatenate([kept[1], new.values]),
+                    np.concatenate([kept[2], new.times]),
+                )
+        self._series[key] = kept
+        self._series.move_to_end(key)
+        while len(self._series) > 1 and sum(len(entry[0]) for entry in self._series.values()) > self._limit:
+            self._series.popitem(last=False)
+        return kept
+
+    def forget(self, run: str) -> None:
+        """A deleted run's points leave."""
+        for key in [key for key in self._series if key[0] == run]:
+            del self._series[key]
+
+
+def thin(x: np.ndarray, y: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most about two points a pixel: the lowest and the highest of each bucket, in their order."""
+    count = len(x)
+    if count <= 2 * width or width < 2:
+        return x, y
+    per = math.ceil(count / width)
+    whole = count // per * per
+    low_high = y[:whole].reshape(-1, per)
+    if np.isnan(low_high).any():
+        filled = np.where(np.isnan(low_high), np.inf, low_high)
+        low = filled.argmin(axis=1)
+        high = np.where(np.isnan(low_high), -np.inf, low_high).argmax(axis=1)
+    else:
+        low, high = low_high.argmin(axis=1), low_high.argmax(axis=1)
+    base = np.arange(len(low_high)) * per
+    picked = np.sort(np.stack([base + low, base + high], axis=1), axis=1).ravel()
+    picked = np.concatenate([[0], picked, np.arange(whole, count), [count - 1]])
+    picked = picked[np.concatenate([[True], np.diff(picked) > 0])]
+    return x[picked], y[picked]
+
+
+def smoothed(x: np.ndarray, y: np.ndarray, window: float, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over a window of x, centred, weighted like a triangle; values that are not finite are left out."""
+    finite = np.isfinite(y)
+    if finite.sum() < 3 or window <= 0:
+        return x[:0], y[:0]
+    x, y = x[finite].astype(np.float64), y[finite]
+    span = x[-1] - x[0]
+    if span <= 0:
+        return x[:0], y[:0]
+    buckets = int(min(max(width, 16), len(x), 4096))
+    place = np.minimum(((x - x[0]) / span * buckets).astype(np.int64), buckets - 1)
+    weight = np.bincount(place, minlength=buckets).astype(np.float64)
+    total = np.bincount(place, weights=y, minlength=buckets)
+    at = np.bincount(place, weights=x, minlength=buckets)
+    filled = weight > 0
+    half = round(window / span * buckets / 2)
+    for _ in range(2):
+        total, weight = _boxed(total, half), _boxed(weight, half)
+    filled &= weight > 0
+    centre = at[filled] / np.bincount(place, minlength=buckets)[filled]
+    return centre, total[filled] / weight[filled]
+
+
+def _boxed(values: np.ndarray, half: int) -> np.ndarray:
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    return sums[np.minimum(index + half + 1, len(values))] - sums[np.maximum(index - half, 0)]
+
+
+def read_curves(
+    log: Any,
+    cache: SeriesCache,
+    curves: Sequence[Curve],
+    *,
+    clock: str,
+    span: tuple[float, float] | None,
+    width: int,
+    smoothing: float,
+) -> dict[str, Drawn]:
+    """What a chart draws, read and reduced on the reader's thread. `clock` is 'step' or 'time' (seconds)."""
+    drawn: dict[str, Drawn] = {}
+    starts: dict[str, float] = {}
+    for curve in curves:
+        if not curve.run:
+            continue
+        steps, values, times = cache.points(log, curve.run, curve.series)
+        if not len(steps):
+            continue
+        if clock == "time":
+            if curve.run not in starts:
+                run = log.run(curve.run) or {}
+                starts[curve.run] = float(run.get("started") or times[0])
+            x = times - starts[curve.run]
+        else:
+            x = steps.astype(np.float64)
+        drawn[curve.key] = _reduced(x, values, curve, span, width, smoothing)
+    return drawn
+
+
+def _reduced(
+    x: np.ndarray, y: np.ndarray, curve: Curve, span: tuple[float, float] | None, width: int, smoothing: float
+) -> Drawn:
+    first, last = float(x[0]), float(x[-1])
+    window = smoothing * (last - first)
+    low, high = 0, len(x)
+    if span is not None:
+        low = max(int(np.searchsorted(x, span[0])) - 1, 0)
+        high = min(int(np.searchsorted(x, span[1], side="right")) + 1, len(x))
+    raw_x, raw_y = thin(x[low:high], y[low:high], width)
+    result = Drawn(raw_x, raw_y, last=float(y[-1]), first_x=first, last_x=last)
+    if curve.smooth and smoothing > 0 and high - low > 8:
+        if span is not None:  # a margin on both sides, so that the line does not depend on where the view ends
+            low = max(int(np.searchsorted(x, span[0] - window)), 0)
+            high = min(int(np.searchsorted(x, span[1] + window, side="right")), len(x))
+        result.smooth_x, result.smooth_y = smoothed(x[low:high], y[low:high], window, width)
+    return result
