@@ -356,9 +356,10 @@ class Technique:
 #   on_batch(run, batch) -> batch                    before the step, on the training batch
 #   on_terms(run, terms, output, batch) -> terms     the loss terms of a training step, still named
 #   on_epoch_end(run)                                after an epoch's last step, before evaluation
-#   after_evaluation(run, metrics)                   after the evaluation of an epoch end
+#   after_evaluation(run, metrics)                   after an evaluation of the live run
+#   after_epoch(run)                                 after an epoch's last step and its evaluation, where one is due
 #   on_end(run)                                      after the last step, before the final evaluation
-TECHNIQUE_HOOKS = ("on_batch", "on_terms", "on_epoch_end", "after_evaluation", "on_end")
+TECHNIQUE_HOOKS = ("on_batch", "on_terms", "on_epoch_end", "after_evaluation", "after_epoch", "on_end")
 
 
 class Procedure:
@@ -427,7 +428,12 @@ class Report:
 
 
 class Search:
-    """Proposes and learns. `ask` returns up to n configurations, none when it has finished; `tell` takes the reports."""
+    """Proposes and learns. `ask` returns up to n configurations, none when it has finished; `tell` takes the reports.
+
+    `ahead` is how many of its evaluations may wait at once without what the others showed.
+    """
+
+    ahead: ClassVar[int] = 16
 
     def start(self, rng: torch.Generator) -> None:
         """Called once before the first ask."""

@@ -1,0 +1,132 @@
+"""Measures what a method does against its baseline: `python -m engine.training.evidence [--keep] ID...`.
+
+An ablation is a TOML file in resources/evidence: a recipe, what the baseline and the method change in it, a claim as
+metric, direction and margin, and seeds. Prints one JSON row an ablation; `--keep` writes it beside the file, with the
+machine and the date, whether or not the claim holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import platform
+import statistics
+import sys
+import time
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.errors import AthanorError
+from engine.recipe import Recipe, merge
+from engine.training.assemble import build_task, filled
+from engine.training.loop import Outcome, train
+from engine.workspace import RESOURCES
+
+FOLDER = RESOURCES / "evidence"
+ARMS = ("baseline", "method")
+KEYS = {"claim", "metric", "better", "margin", "seeds", "recipe", "tune", *ARMS}
+
+
+def read(id: str) -> dict[str, Any]:
+    """One ablation. Raises AthanorError where there is none or it is not complete."""
+    path = FOLDER / f"{id}.toml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
+        raise AthanorError(f"There is no ablation {id!r}. There are: {known}.")
+    ablation = tomllib.loads(path.read_text(encoding="utf-8"))
+    missing = KEYS - {"tune"} - set(ablation)
+    if missing or set(ablation) - KEYS:
+        raise AthanorError(f"{path}: an ablation has {', '.join(sorted(KEYS))}; missing here: {sorted(missing)}.")
+    return ablation
+
+
+def run(document: Mapping[str, Any], seed: int) -> Outcome:
+    """Trains one recipe of an ablation with one seed."""
+    return train(filled(Recipe.of({**document, "seed": seed})))
+
+
+def tuned(document: dict[str, Any], choices: Mapping[str, list[Any]], seeds: list[int]) -> dict[str, Any]:
+    """The recipe with the value of each listed setting that has the best mean validation metric over the seeds."""
+    task = build_task(filled(Recipe.of(document)))
+    name, goal = task.metric
+    for path, values in choices.items():
+        scores = {}
+        for value in values:
+            recipe = Recipe.of(document)
+            recipe.set(path, value)
+            found = [run(recipe.document, seed).metrics.get(f"val/{name}", math.nan) for seed in seeds]
+            mean = statistics.fmean(found)
+            scores[value] = (mean if goal == "max" else -mean) if math.isfinite(mean) else -math.inf
+        recipe = Recipe.of(document)
+        recipe.set(path, max(scores, key=lambda value: scores[value]))
+        document = recipe.document
+    return document
+
+
+def measure(id: str) -> dict[str, Any]:
+    """Both arms over all seeds: means, spread, the effect, and whether the claim holds."""
+    ablation = read(id)
+    started = time.perf_counter()
+    row: dict[str, Any] = {"id": id, "claim": ablation["claim"], "metric": ablation["metric"]}
+    for arm in ARMS:
+        document = merge(ablation["recipe"], ablation[arm])
+        choices = ablation.get("tune", {}).get(arm, {})
+        if choices:
+            document = tuned(document, choices, ablation["seeds"])
+            row[f"{arm}_tuned"] = {path: Recipe.of(document).get(path) for path in choices}
+        outcomes = [run(document, seed) for seed in ablation["seeds"]]
+        row[arm] = spread([_value(outcome, ablation["metric"], id) for outcome in outcomes])
+    sign = 1 if ablation["better"] == "higher" else -1
+    row["effect"] = row["method"]["mean"] - row["baseline"]["mean"]
+    row["better"], row["margin"] = ablation["better"], ablation["margin"]
+    row["holds"] = bool(sign * row["effect"] >= ablation["margin"])
+    row["seconds"] = round(time.perf_counter() - started, 2)
+    return row
+
+
+def _value(outcome: Outcome, metric: str, id: str) -> float:
+    if metric not in outcome.metrics:
+        raise AthanorError(f"The ablation {id!r} asks for {metric!r}; its runs have {', '.join(outcome.metrics)}.")
+    return outcome.metrics[metric]
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Mean, standard deviation (n - 1) and n, with the values themselves."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "std": deviation, "n": len(values), "values": values}
+
+
+def keep(row: Mapping[str, Any], folder: Path = FOLDER) -> None:
+    """Writes a measured row beside its ablation."""
+    where = {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+    }
+    (folder / f"{row['id']}.json").write_text(json.dumps({**row, **where}, indent=1) + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    ask = argparse.ArgumentParser(prog="engine.training.evidence", description="Measures ablations.")
+    ask.add_argument("ids", nargs="+")
+    ask.add_argument("--keep", action="store_true", help="write what was measured beside the ablation")
+    given = ask.parse_args(arguments)
+    for id in given.ids:
+        try:
+            row = measure(id)
+        except AthanorError as error:
+            print(error, file=sys.stderr)
+            return 2
+        if given.keep:
+            keep(row)
+        print(json.dumps(row), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
