@@ -115,6 +115,32 @@ class Catalog:
         """The part that a recipe gets where it names none of a kind."""
         return next((entry.id for entry in self.parts.values() if entry.kind == kind and entry.default), None)
 
+    def example(self, id: str) -> dict[str, Any]:
+        """The smallest recipe that exercises a part: default parts, the part in its place, its own `example` over it.
+
+        A layer is put in by whatever technique takes a layer, at the sites of its role.
+        """
+        from engine.recipe import SECTIONS, merge
+
+        entry = self.parts[id]
+        base: dict[str, Any] = {kind: {"use": self.default(kind)} for kind in ("task", "model", "optimizer")}
+        base |= {"training": {"batch_size": 64, "evaluate_every": 0}, "budget": {"epochs": 0, "steps": 8}}
+        section = next((s for s in SECTIONS if s.kind == entry.kind), None)
+        if section is not None:
+            base[section.name] = [{"use": id}] if section.many else {"use": id}
+        elif entry.kind == "layer":
+            base["techniques"] = [self._placing(id)]
+        return merge(base, entry.example)
+
+    def _placing(self, layer: str) -> dict[str, Any]:
+        """A technique that puts a layer into a model."""
+        for technique in self.of_kind("technique"):
+            fields = technique.schema["properties"]
+            slot = next((name for name, f in fields.items() if f.get("x-part") == "layer"), None)
+            if slot:
+                return {"use": technique.id, slot: {"use": layer}}
+        raise AthanorError("No technique puts a layer into a model.")
+
     def slots(self) -> list[str]:
         return sorted({entry.slot for entry in self.parts.values()})
 

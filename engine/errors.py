@@ -13,7 +13,7 @@ class AthanorError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a recipe: the field's path, the value found there, and a sentence that says what is right."""
+    """One thing wrong with a recipe: the field's path, the value there, and a sentence that says what is right."""
 
     path: str
     value: Any

@@ -5,11 +5,9 @@ They are ordinary annotations: a type checker sees `float`, pydantic sees the li
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema
-
-Choice = Literal
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]

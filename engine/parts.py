@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -94,9 +94,9 @@ def _decorator(kind: str) -> Callable[..., Callable[[C], C]]:
 
     decorate.__name__ = kind
     decorate.__doc__ = (
-        f"Makes a class a {kind}. `id` defaults to the class name in kebab case; `paper` and `arxiv` name its source (a "
-        "list of pairs for several); `default`: a recipe that names none gets it; `recommends`: a recipe patch with the "
-        "paper's settings; `example`: a patch that makes the smallest recipe exercise it; `precision` (any, fp32, "
+        f"Makes a class a {kind}. `id` defaults to the class name in kebab case; `paper` and `arxiv` name its source "
+        "(a list of pairs for several); `default`: a recipe that names none gets it; `recommends`: a recipe patch with "
+        "the paper's settings; `example`: a patch that makes the smallest recipe exercise it; `precision` (any, fp32, "
         "float64), `graph` (safe, recapture, never), `nondeterministic` (threads, clock, remote), `lr` (who owns the "
         "learning rate: external, internal, none) and `roles` are declarations that conflicts are settled by."
     )
@@ -189,7 +189,7 @@ class Task:
     metric: tuple[str, str] = ("accuracy", "max")
 
     def load(self) -> None:
-        """Makes the data; called once, before anything else. Draws from generators seeded by the task's own settings."""
+        """Makes the data; called once, before anything else. Draws from generators that its own settings seed."""
         raise NotImplementedError
 
     def columns(self, split: str) -> dict[str, Tensor]:
@@ -241,7 +241,7 @@ class Layer(nn.Module):
     @classmethod
     def for_site(cls, site: Site, **settings: Any) -> nn.Module:
         """The module that takes the place of the one at `site`. Raises ValueError where it does not fit."""
-        return cls(site, **settings)  # type: ignore[call-arg]
+        return cls(site, **settings)
 
 
 class Loss:
@@ -347,7 +347,9 @@ class Technique:
         return {name: v for name, v in vars(self).items() if isinstance(v, Value) and v.schedule}
 
     @classmethod
-    def requires(cls, settings: Mapping[str, Any], task: Task, anatomy: Anatomy, recipe: Mapping[str, Any]) -> str | None:
+    def requires(
+        cls, settings: Mapping[str, Any], task: Task, anatomy: Anatomy, recipe: Mapping[str, Any]
+    ) -> str | None:
         """Why this part cannot work here, or None. Every kind of part may have this method."""
         return None
 
@@ -449,12 +451,15 @@ class Search:
         """Learns from one evaluation."""
 
 
-def hooks(parts: Sequence[Any], name: str) -> Iterator[Callable[..., Any]]:
-    """The bound methods of that name, in recipe order."""
-    for part in parts:
-        method = getattr(part, name, None)
-        if method is not None:
-            yield method
+def info(part: Any) -> PartInfo:
+    """What the decorator said of a part (an object or its class)."""
+    found: PartInfo = (part if isinstance(part, type) else type(part)).__part__  # type: ignore[attr-defined]
+    return found
+
+
+def is_part(value: Any) -> bool:
+    """Whether an object is a part: its class, or one it inherits from, was decorated."""
+    return hasattr(type(value), "__part__")
 
 
 def named_modules_with(module: nn.Module, member: str) -> list[tuple[str, nn.Module]]:

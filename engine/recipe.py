@@ -53,7 +53,7 @@ SECTIONS = (
     Section("budget", "", "Budget", "How long to train."),
 )
 BY_NAME = {section.name: section for section in SECTIONS}
-TOP = {"schema": int, "name": str, "notes": str, "seed": int}
+TOP: dict[str, type] = {"schema": int, "name": str, "notes": str, "seed": int}
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,9 @@ class Recipe:
         if not isinstance(version, int) or isinstance(version, bool) or version < 0:
             raise RecipeError([Problem("schema", version, f"{show(version)} is not a recipe version; write {SCHEMA}.")])
         if version > SCHEMA:
-            sentence = f"the recipe has version {version}, this Athanor reads up to {SCHEMA}. Update Athanor to open it."
+            sentence = (
+                f"the recipe has version {version}, this Athanor reads up to {SCHEMA}. Update Athanor to open it."
+            )
             raise RecipeError([Problem("schema", version, sentence)])
         for older in range(version, SCHEMA):
             if older in MIGRATIONS:
@@ -172,13 +174,13 @@ class Recipe:
                 here = self._toml
                 below = _step(here, key)
             elif below is None and isinstance(here, Mapping):
-                here[key] = tomlkit.table()
+                here[key] = tomlkit.table()  # type: ignore[index]
                 below = here[key]
             here = below
         if isinstance(here, AoT | Array | list) and last.isdigit() and int(last) < len(here):
             here[int(last)] = value
         elif isinstance(here, Table | InlineTable | Mapping):
-            here[last] = value
+            here[last] = value  # type: ignore[index]
         else:
             raise RecipeError([Problem(path, value, f"the recipe has no place {path!r} to set.")])
 
@@ -193,7 +195,7 @@ class Recipe:
             if not here and len(parents) == 1:
                 del self._toml[parents[0]]
         elif isinstance(here, Mapping) and last in here:
-            del here[last]
+            del here[last]  # type: ignore[attr-defined]
 
     def choose(self, section: str, use: str, catalog: Catalog) -> None:
         """Puts another part into a section (or ``techniques.0``) and keeps the settings that it takes as well."""
@@ -212,7 +214,7 @@ class Recipe:
         if section not in self._toml:
             self._write_section(section, [dict(part)])
         else:
-            self._toml[section].insert(index, tomlkit.item(dict(part)))  # type: ignore[union-attr]
+            self._toml[section].insert(index, tomlkit.item(dict(part)))
 
     def move_part(self, section: str, index: int, to: int) -> None:
         """Moves a part of a list section from one index to another."""
@@ -249,7 +251,7 @@ class Recipe:
                 if not isinstance(value, TOP[key]) or isinstance(value, bool):
                     right = "text" if TOP[key] is str else "a whole number"
                     problems.append(Problem(key, value, f"{show(value)} is not {right}."))
-                elif key == "seed" and not 0 <= value < 2**63:
+                elif key == "seed" and not 0 <= self.seed < 2**63:
                     problems.append(Problem(key, value, f"{show(value)} is not a whole number from 0 to 2^63 - 1."))
             elif key not in BY_NAME:
                 hint = did_you_mean(key, [*BY_NAME, *TOP]) or f" A recipe has {', '.join(BY_NAME)}."
@@ -261,7 +263,39 @@ class Recipe:
                 choices = ", ".join(entry.id for entry in catalog.of_kind(section.kind))
                 sentence = f"the recipe has no [{section.name}]; name {a_kind(section.kind)}: {choices}."
                 problems.append(Problem(section.name, None, sentence))
+        if "search" in self.document and not problems:
+            problems += self._check_space(catalog)
         return problems
+
+    def _check_space(self, catalog: Catalog) -> list[Problem]:
+        """Whatever a search varies must be a value that the recipe may have at that path."""
+        search = self.document["search"]
+        fields = catalog.parts[search["use"]].schema["properties"]
+        problems: dict[str, Problem] = {}
+        for name in (n for n, field in fields.items() if field.get("x-space")):
+            for path, choices in search.get(name, {}).items():
+                ends = (
+                    [choices[end] for end in ("low", "high") if end in choices]
+                    if isinstance(choices, Mapping)
+                    else choices
+                )
+                where = f'search.{name}."{path}"'
+                for value in ends if isinstance(ends, list) else []:
+                    reason = self._refused(path, value, catalog)
+                    if reason:
+                        problems.setdefault(where, Problem(where, value, reason))
+        return list(problems.values())
+
+    def _refused(self, path: str, value: Any, catalog: Catalog) -> str:
+        """Why a value cannot stand at a path; empty when it can."""
+        trial = self.copy()
+        trial.remove("search")
+        try:
+            trial.set(path, value)
+        except RecipeError as error:
+            return error.problems[0].message
+        found = trial.check(catalog)
+        return found[0].message if found else ""
 
     def _check_section(self, section: Section, value: Any, catalog: Catalog) -> list[Problem]:
         if section.many:
@@ -325,7 +359,11 @@ def merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in patch.items():
         old = merged.get(key)
-        swapped = isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("use", old.get("use")) != old.get("use")
+        swapped = (
+            isinstance(value, Mapping)
+            and isinstance(old, Mapping)
+            and value.get("use", old.get("use")) != old.get("use")
+        )
         if isinstance(value, Mapping) and isinstance(old, Mapping) and not swapped:
             merged[key] = merge(old, value)
         else:

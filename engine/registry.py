@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 import engine.methods
 from engine.catalog import Catalog, Entry
 from engine.errors import AthanorError
-from engine.parts import GIVEN, Layer, PartInfo, Schedule, Value
+from engine.parts import GIVEN, Layer, Schedule, Value, info
 from engine.training.settings import Budget, Training
 
 ROOT = Path(engine.methods.__file__).resolve().parent
@@ -69,11 +69,6 @@ def classes(own_parts: Path | None = None) -> dict[str, type]:
     return found
 
 
-def info(cls: type) -> PartInfo:
-    """What the decorator said of a part."""
-    return vars(cls)["__part__"]
-
-
 def slot_of(cls: type) -> str:
     """The topic a part is filed under: its folder, in the singular; "own" for a person's part."""
     if not cls.__module__.startswith("engine.methods."):
@@ -89,7 +84,7 @@ def schema_of(cls: type) -> dict[str, Any]:
     """The JSON schema of a constructor's signature, without what the engine gives."""
     kind = info(cls).kind if "__part__" in vars(cls) else ""
     given = GIVEN.get(kind, ())
-    hints = get_type_hints(cls.__init__, include_extras=True)
+    hints = get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
     words = {p.arg_name: p.description or "" for p in parse_docstring(inspect.getdoc(cls) or "").params}
     properties: dict[str, Any] = {}
     required = []

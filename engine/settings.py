@@ -150,7 +150,9 @@ def _check_array(schema: Mapping[str, Any], value: list[Any], path: str, catalog
     if len(each) != len(value) or not low <= len(value) <= high:
         return [_wrong(schema, value, path)]
     return [
-        p for i, (item, v) in enumerate(zip(each, value, strict=True)) for p in check_value(item, v, f"{path}.{i}", catalog)
+        p
+        for i, (item, v) in enumerate(zip(each, value, strict=True))
+        for p in check_value(item, v, f"{path}.{i}", catalog)
     ]
 
 

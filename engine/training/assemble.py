@@ -15,7 +15,7 @@ from engine import registry
 from engine.catalog import Catalog
 from engine.errors import Problem, RecipeError
 from engine.kit.anatomy import Anatomy, derive
-from engine.parts import Batch, Model, Schedule, Task, named_modules_with
+from engine.parts import Batch, Model, Schedule, Task, info, named_modules_with
 from engine.recipe import Recipe
 from engine.training.data import Shuffled
 from engine.training.random import derive_seed, forked
@@ -123,7 +123,7 @@ def _precision(document: Mapping[str, Any]) -> list[Problem]:
     return [
         Problem("training.precision", wanted, f'{use["use"]} needs full precision; write precision = "fp32".')
         for _, use in _uses(document)
-        if registry.info(registry.classes()[use["use"]]).precision != "any"
+        if info(registry.classes()[use["use"]]).precision != "any"
     ]
 
 
@@ -166,7 +166,8 @@ def _offers(document: Mapping[str, Any]) -> list[Problem]:
         cls: Any = registry.classes()[use["use"]]
         missing = [need for need in getattr(cls, "reads", ()) if need not in procedure.offers]
         if missing:
-            sentence = f"it reads the {' and '.join(missing)} of the step, which {document['procedure']['use']} does not offer."
+            owner = document["procedure"]["use"]
+            sentence = f"it reads the {' and '.join(missing)} of the step, which {owner} does not offer."
             found.append(Problem(path, use["use"], sentence))
     return found
 
@@ -251,5 +252,3 @@ def _start_from_data(run: Run) -> None:
 
 def _start_once(module: nn.Module, inputs: tuple[Any, ...]) -> None:
     module.init_from(*inputs)  # type: ignore[operator]
-
-

@@ -83,7 +83,9 @@ def listing(folder: Path) -> list[dict[str, Any]]:
     for path in sorted(folder.glob("*.pt")):
         match = STEP.search(path.name)
         stat = path.stat()
-        rows.append({"name": path.stem, "step": int(match[1]) if match else None, "time": stat.st_mtime, "bytes": stat.st_size})
+        rows.append(
+            {"name": path.stem, "step": int(match[1]) if match else None, "time": stat.st_mtime, "bytes": stat.st_size}
+        )
     return rows
 
 
@@ -99,5 +101,3 @@ def fingerprint(state: dict[str, Any]) -> str:
         mixed.update(f"{name}:{tuple(flat.shape)}:{flat.dtype};".encode())
         mixed.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
     return mixed.hexdigest()
-
-

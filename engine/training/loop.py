@@ -19,7 +19,7 @@ import torch
 
 from engine import registry
 from engine.errors import AthanorError, CheckpointError
-from engine.parts import Batch, Probe
+from engine.parts import Batch, Probe, info
 from engine.training import checkpoint
 from engine.training.assemble import assemble, enabled, pick_device
 from engine.training.measure import parameter_count, sparsity
@@ -257,7 +257,9 @@ class Trainer:
             self._stale += 1
         if self._stale >= training["patience"]:
             self._ended_early = True
-            self.run.note(f"{name} has not improved for {self._stale} evaluations: the run ends early.", kind="early-stop")
+            self.run.note(
+                f"{name} has not improved for {self._stale} evaluations: the run ends early.", kind="early-stop"
+            )
 
     def _probes(self, when: str) -> list[Probe]:
         uses = enabled(self.run.recipe["probes"])
@@ -266,7 +268,7 @@ class Trainer:
     def look(self, probe: Probe) -> dict[str, float]:
         """Runs a probe; its scalars become series, its figures are stored."""
         finding = probe.look(self.run)
-        id = type(probe).__part__.id  # type: ignore[attr-defined]
+        id = info(probe).id
         for name, figure in finding.figures.items():
             self.sink.figure(id, name, figure, self.run.step)
         scalars = {f"probe/{id}/{name}": value for name, value in finding.scalars.items()}

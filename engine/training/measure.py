@@ -11,7 +11,11 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     found = {}
     for path, module in model.named_modules():
         weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor) and weight.dim() >= 2 and not isinstance(module, nn.utils.parametrize.ParametrizationList):
+        if (
+            isinstance(weight, Tensor)
+            and weight.dim() >= 2
+            and not isinstance(module, nn.utils.parametrize.ParametrizationList)
+        ):
             found[path or "model"] = weight.detach()
     return found
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from engine.parts import POSITIONS, Progress, Schedule, Terms
+from engine.parts import POSITIONS, Progress, Schedule, Terms, info
 from engine.training.oracle import Oracle, total_of
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Role:
 
 def collect_hooks(role: Role, techniques: list[Any]) -> None:
     """The update's hooks of a role, by position; recipe order decides inside a position."""
-    bound = [t for t in techniques if role.name in type(t).__part__.roles]
+    bound = [t for t in techniques if role.name in info(t).roles]
     role.before = [getattr(t, position) for position in BEFORE for t in bound if hasattr(t, position)]
     role.after = [getattr(t, position) for position in AFTER for t in bound if hasattr(t, position)]
 
@@ -82,7 +82,7 @@ def order_of(techniques: list[Any]) -> list[dict[str, Any]]:
     """The effective order of the update: each position with the parts that act there."""
     rows = []
     for position in POSITIONS:
-        acting = [type(t).__part__.id for t in techniques if hasattr(t, position)]
+        acting = [info(t).id for t in techniques if hasattr(t, position)]
         if acting or position in OWN:
             rows.append({"position": position, "parts": acting})
     return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -13,7 +13,20 @@ from torch import Tensor, nn
 
 from engine.errors import AthanorError
 from engine.kit.anatomy import Anatomy
-from engine.parts import Batch, Layer, Loss, Model, Procedure, Progress, Schedule, Task, Technique, Terms, Value
+from engine.parts import (
+    Batch,
+    Loss,
+    Model,
+    Procedure,
+    Progress,
+    Schedule,
+    Task,
+    Technique,
+    Terms,
+    Value,
+    info,
+    is_part,
+)
 from engine.parts import named_modules_with as modules_with
 from engine.training import roles
 from engine.training.data import Columns, Shuffled
@@ -159,9 +172,7 @@ class Run:
             for name, term in terms.items():
                 self.log(f"{prefix}/term/{name}", term.detach().mean())
 
-    def add_role(
-        self, name: str, module: nn.Module, optimizer: Any = None, schedule: Schedule | None = None
-    ) -> Role:
+    def add_role(self, name: str, module: nn.Module, optimizer: Any = None, schedule: Schedule | None = None) -> Role:
         """Makes a player: a module with an optimizer (None: the recipe's, built anew; False: none) and a schedule."""
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         role = Role(name, module, [n for n, _ in named], [p for _, p in named])
@@ -169,9 +180,7 @@ class Run:
         if make and named:
             role.optimizer = make(self._groups(module, named))
             role.base = [dict(group) for group in role.optimizer.param_groups]
-            role.external = getattr(type(role.optimizer), "__part__", None) is None or (
-                type(role.optimizer).__part__.lr == "external"  # type: ignore[attr-defined]
-            )
+            role.external = not is_part(role.optimizer) or info(role.optimizer).lr == "external"
             role.schedule = schedule or self.default_schedule()
             role.lr = role.base[0].get("lr", math.nan)
             if hasattr(role.optimizer, "attach") or getattr(role.optimizer, "closure", False):
@@ -184,7 +193,7 @@ class Run:
         self.roles[name] = role
         return role
 
-    def _groups(self, module: nn.Module, named: list[tuple[str, Tensor]]) -> list[dict[str, Any]]:
+    def _groups(self, module: nn.Module, named: Sequence[tuple[str, Tensor]]) -> list[dict[str, Any]]:
         """Optimizer groups: parameters with the same options (of their layers, of techniques) stand together."""
         options: dict[str, dict[str, Any]] = {}
         for path, inner in modules_with(module, "param_options"):
@@ -271,13 +280,11 @@ class Run:
 
     def make_ready(self) -> None:
         """Collects what every step needs, once: hooks, layers with a protocol, values over time."""
-        self._on_terms = [t.on_terms for t in self.techniques if hasattr(t, "on_terms")]  # type: ignore[attr-defined]
+        self._on_terms = [t.on_terms for t in self.techniques if hasattr(t, "on_terms")]
         self._aux = modules_with(self.model, "aux_loss")
         self._ticking = [module.tick for _, module in modules_with(self.model, "tick")]
         self._values = [
-            (f"value/{type(t).__part__.id}.{name}", value)  # type: ignore[attr-defined]
-            for t in self.techniques
-            for name, value in t.values().items()
+            (f"value/{info(t).id}.{name}", value) for t in self.techniques for name, value in t.values().items()
         ]
         if any(role.oracle is not None for role in self.roles.values()):
             self.keep_draw = True
@@ -299,11 +306,9 @@ class Run:
 
     def compile(self) -> None:
         """Compiles the model's forward pass; the first failure goes back to eager with a message."""
-        forbidding = [
-            type(part).__part__.id
-            for part in [self.procedure, *self.techniques, *(m for m in self.model.modules() if isinstance(m, Layer))]
-            if getattr(type(part), "__part__", None) is not None and type(part).__part__.graph == "never"
-        ]
+        layers = (module for module in self.model.modules() if is_part(module))
+        parts = [self.procedure, *self.techniques, *layers]
+        forbidding = [info(part).id for part in parts if info(part).graph == "never"]
         if forbidding:
             self.note(f"Not compiled: {', '.join(forbidding)} changes the model as it runs.", "warning")
             return
@@ -329,7 +334,9 @@ class _evaluating:
         self.run = run
 
     def __enter__(self) -> None:
-        modules = [m for role in self.run.roles.values() for m in role.module.modules()] or list(self.run.model.modules())
+        modules = [m for role in self.run.roles.values() for m in role.module.modules()] or list(
+            self.run.model.modules()
+        )
         self._training = [m for m in modules if m.training]
         for module in self._training:
             module.training = False

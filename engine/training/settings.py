@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from engine.fields import Choice, Count, NonNegative, Positive, Whole
+from engine.fields import Count, NonNegative, Positive, Whole
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Training:
 
     batch_size: Count = 32
     accumulate: Count = 1
-    precision: Choice["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: Whole = 0
     compile: bool = False

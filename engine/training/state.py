@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import CheckpointError
-from engine.parts import Value
+from engine.parts import Value, is_part
 
 PLAIN = (str, int, float, bool, type(None), complex, bytes)
 
@@ -44,7 +44,7 @@ def restore(part: Any, state: dict[str, Any], device: torch.device) -> None:
 
 def _nested(value: Any) -> bool:
     """Whether a setting is an object with state of its own."""
-    return hasattr(type(value), "__part__") or isinstance(value, Value)
+    return is_part(value) or isinstance(value, Value)
 
 
 def _encode(value: Any, where: str) -> Any:

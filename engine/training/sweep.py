@@ -80,8 +80,13 @@ class Sweep:
         words = ", ".join(f"{path.rpartition('.')[2]} {value}" for path, value in ask.changes.items())
         child.set("name", f"{self.name}: {words}" if self.name else words)
         run = self.log.create_run(
-            child.text(), name=child.name, seed=child.seed, sweep=self.id, digest=child.digest(), device=child.get("training.device", "auto")
-        )  # fmt: skip
+            child.text(),
+            name=child.name,
+            seed=child.seed,
+            sweep=self.id,
+            digest=child.digest(),
+            device=child.get("training.device", "auto"),
+        )
         self.log.update_run(run, tags=[tag])
         self.runs[ask.id] = run
 

@@ -60,7 +60,11 @@ def guarded(sink: SeriesWriter, act: Callable[[], None]) -> None:
     try:
         act()
     except torch.OutOfMemoryError as error:
-        fail(sink, "The device ran out of memory. Lower training.batch_size, raise training.accumulate, or use bf16.", error)
+        fail(
+            sink,
+            "The device ran out of memory. Lower training.batch_size, raise training.accumulate, or use bf16.",
+            error,
+        )
     except CheckpointError as error:
         fail(sink, str(error), error)
     except AthanorError as error:

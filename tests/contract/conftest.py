@@ -1,0 +1,31 @@
+"""The catalog's parts as parameters, and a second process in which runs are resumed."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from engine import registry
+
+CATALOG = registry.catalog()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "part" in metafunc.fixturenames:
+        metafunc.parametrize("part", list(CATALOG.parts))
+    if "trained" in metafunc.fixturenames:
+        metafunc.parametrize("trained", [e.id for e in CATALOG.parts.values() if e.kind in TRAINED])
+    if "searched" in metafunc.fixturenames:
+        metafunc.parametrize("searched", [e.id for e in CATALOG.of_kind("search")])
+
+
+TRAINED = ("task", "model", "layer", "loss", "optimizer", "schedule", "technique", "procedure", "probe")
+
+
+@pytest.fixture(scope="session")
+def another_process():
+    """A process that has not seen what this one did."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
