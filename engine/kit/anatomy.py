@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,6 +14,7 @@ import torch.fx
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from engine.kit.tied import Group, find_groups, like
 from engine.parts import Offer
 
 _ACTIVATIONS = tuple(
@@ -156,13 +157,19 @@ class Anatomy:
             for handle in handles:
                 handle.remove()
 
+    def tied(self) -> list[Group]:
+        """The groups of channels that must vanish or permute together. Raises ValueError where they cannot be found."""
+        if self.example is None:
+            raise ValueError(f"{type(self.module).__name__} says no example of its input, which its channels need.")
+        return find_groups(self.module, self.example)
+
     # -- finding -------------------------------------------------------------------------------------------------------
 
     def _find(self) -> list[Site]:
         modules = dict(self.module.named_modules())
-        leaves = [path for path, module in modules.items() if path and is_leaf(module)]
+        leaves = [path for path, module in modules.items() if path and _stands(path, modules)]
         if self._order is not None:
-            ran = [path for path in self._order if path in modules and is_leaf(modules[path])]
+            ran = [path for path in self._order if path in leaves]
             leaves = ran + [path for path in leaves if path not in set(ran)]
         shapes = output_shapes(self.module, self.example) if self.example is not None else {}
         sites: list[Site] = []
@@ -210,16 +217,20 @@ class Anatomy:
 
 
 class LeafTracer(torch.fx.Tracer):
-    """Traces a model down to its places: norms, activations, weights, attention."""
+    """Traces a model down to its places: norms, activations, weights, and what else is said to be one."""
+
+    def __init__(self, leaf: Callable[[nn.Module], bool]):
+        super().__init__()
+        self.leaf = leaf
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_leaf(m)
+        return (is_leaf(m) and type(m).__module__.startswith("torch.")) or self.leaf(m)
 
 
-def trace(module: nn.Module) -> torch.fx.Graph:
+def trace(module: nn.Module, leaf: Callable[[nn.Module], bool] | None = None) -> torch.fx.Graph:
     """The graph of a model's forward pass. Raises ValueError with the reason where it cannot be traced."""
     try:
-        return LeafTracer().trace(module)
+        return LeafTracer(leaf or is_leaf).trace(module)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
@@ -277,7 +288,8 @@ def role_of(module: nn.Module) -> str:
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether a module is one place: it has no modules inside but its weight maps, or its role makes it one."""
-    return role_of(module) in ("attention", "norm", "activation") or not any(True for _ in _children(module))
+    inner = any(True for _ in _children(module))
+    return not inner or role_of(module) in ("norm", "activation") or isinstance(module, nn.MultiheadAttention)
 
 
 def example_input(offer: Offer, batch: int = 2, device: str = "meta") -> Tensor:
@@ -303,13 +315,22 @@ def output_shapes(module: nn.Module, example: Tensor) -> dict[str, tuple[int, ..
     try:
         module.eval()
         with torch.no_grad():
-            torch.func.functional_call(module, state, (example,))
+            torch.func.functional_call(module, state, (like(module, example),))
     finally:
         for handle in handles:
             handle.remove()
         for m, mode in modes.items():
             m.training = mode
     return shapes
+
+
+def _stands(path: str, modules: dict[str, nn.Module]) -> bool:
+    """Whether a module is a site: a place that is inside no other place, or attention, whose weights are sites too."""
+    above = path
+    while above := above.rpartition(".")[0]:
+        if is_leaf(modules[above]):
+            return False
+    return is_leaf(modules[path]) or role_of(modules[path]) == "attention"
 
 
 def _children(module: nn.Module) -> Iterator[nn.Module]:
