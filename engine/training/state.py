@@ -52,8 +52,10 @@ def _encode(value: Any, where: str) -> Any:
         return value.item()
     if isinstance(value, np.ndarray):
         return {"$array": torch.from_numpy(np.ascontiguousarray(value))}
-    if isinstance(value, Tensor | PLAIN):
-        return value.detach() if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, PLAIN):
+        return value
     if isinstance(value, torch.Generator):
         return {"$generator": value.get_state()}
     if isinstance(value, nn.Module):
