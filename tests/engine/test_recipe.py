@@ -48,7 +48,9 @@ def entry(id: str, kind: str, default: bool = False, **properties: Any) -> Entry
 CATALOG = Catalog(
     [
         entry("shapes", "task", True, noise={"type": "number", "minimum": 0, "maximum": 1, "default": 0.0}),
-        entry("stack", "model", True, hidden={"type": "array", "items": {"type": "integer", "minimum": 1}, "default": [8]}),
+        entry(
+            "stack", "model", True, hidden={"type": "array", "items": {"type": "integer", "minimum": 1}, "default": [8]}
+        ),
         entry(
             "walker",
             "optimizer",
@@ -56,10 +58,20 @@ CATALOG = Catalog(
             lr={"type": "number", "exclusiveMinimum": 0, "default": 0.01},
             betas={"type": "array", "prefixItems": [{"type": "number"}, {"type": "number"}], "default": [0.9, 0.99]},
         ),
-        entry("runner", "optimizer", lr={"type": "number", "exclusiveMinimum": 0, "default": 0.1}, mode={"enum": ["a", "b"], "default": "a"}),
+        entry(
+            "runner",
+            "optimizer",
+            lr={"type": "number", "exclusiveMinimum": 0, "default": 0.1},
+            mode={"enum": ["a", "b"], "default": "a"},
+        ),
         entry("ramp", "schedule", True, start={"type": "number", "default": 0.0}),
         entry("plain", "procedure", True),
-        entry("swap", "technique", every={"type": "integer", "minimum": 1, "default": 1}, strength={"type": "number", "x-value": True, "default": 1.0}),
+        entry(
+            "swap",
+            "technique",
+            every={"type": "integer", "minimum": 1, "default": 1},
+            strength={"type": "number", "x-value": True, "default": 1.0},
+        ),
         entry("wrap", "technique", inner={"x-part": "layer"}),
         entry("felt", "layer", depth={"type": "integer", "default": 2}),
         entry("comb", "search", space={"type": "object", "x-space": True}),
@@ -68,7 +80,7 @@ CATALOG = Catalog(
         "training": {"properties": {"batch_size": {"type": "integer", "minimum": 1, "default": 32}}},
         "budget": {"properties": {"epochs": {"type": "number", "minimum": 0, "default": 10.0}}},
     },
-)  # fmt: skip
+)
 
 
 def problems(text: str) -> dict[str, str]:
@@ -92,8 +104,16 @@ def test_a_new_section_comes_at_its_usual_place() -> None:
     recipe.set("schedule", {"use": "ramp"})
     recipe.set("training.batch_size", 16)
     assert list(tomllib.loads(recipe.text())) == [
-        "name", "seed", "task", "model", "optimizer", "schedule", "techniques", "training", "budget",
-    ]  # fmt: skip
+        "name",
+        "seed",
+        "task",
+        "model",
+        "optimizer",
+        "schedule",
+        "techniques",
+        "training",
+        "budget",
+    ]
     assert "# A wide one.\n[model]" in recipe.text()
     assert recipe.get("training.batch_size") == 16
 
@@ -133,13 +153,21 @@ def test_defaults_are_filled_in_nested_parts_and_missing_sections() -> None:
         (("lr = 0.001", "lr = nan"), "optimizer.lr", "nan is not a number greater than 0."),
         (("lr = 0.001", "lr = true"), "optimizer.lr", "true is not a number greater than 0."),
         (("lr = 0.001", "lrr = 1"), "optimizer.lrr", "Did you mean 'lr'?"),
-        (("walker", "walkr"), "optimizer.use", 'there is no optimizer "walkr". Did you mean \'walker\'?'),
+        (("walker", "walkr"), "optimizer.use", "there is no optimizer \"walkr\". Did you mean 'walker'?"),
         (('use = "walker"', 'use = "ramp"'), "optimizer.use", '"ramp" is a schedule, not an optimizer.'),
         (("[128, 64]", "[128, 0]"), "model.hidden.1", "0 is not a whole number of at least 1."),
         (("[128, 64]", '"wide"'), "model.hidden", '"wide" is not a list, each a whole number of at least 1.'),
         (("every = 2", "every = 2.5"), "techniques.0.every", "2.5 is not a whole number of at least 1."),
-        (("every = 2", "strength = { value = 1, schedule = { use = \"walker\" } }"), "techniques.0.strength.schedule.use", "not a schedule"),
-        (("every = 2", "strength = { base = 1 }"), "techniques.0.strength", "{ value = ..., schedule = { use = ... } }"),
+        (
+            ("every = 2", 'strength = { value = 1, schedule = { use = "walker" } }'),
+            "techniques.0.strength.schedule.use",
+            "not a schedule",
+        ),
+        (
+            ("every = 2", "strength = { base = 1 }"),
+            "techniques.0.strength",
+            "{ value = ..., schedule = { use = ... } }",
+        ),
         (("[model]", "[modle]"), "modle", "Did you mean 'model'?"),
         (("seed = 3", 'seed = "3"'), "seed", '"3" is not a whole number.'),
         (("seed = 3", "seed = -1"), "seed", "from 0 to 2^63 - 1"),
@@ -147,7 +175,7 @@ def test_defaults_are_filled_in_nested_parts_and_missing_sections() -> None:
         (("epochs = 4.0", "epochs = -4"), "budget.epochs", "of at least 0"),
         (("epochs = 4.0", "epoch = 4"), "budget.epoch", "Did you mean 'epochs'?"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_named(change: tuple[str, str], path: str, words: str) -> None:
     found = problems(WRITTEN.replace(*change))
     assert words in found[path]
@@ -203,8 +231,10 @@ def test_difference_and_digest() -> None:
     two.set("name", "other")
     two.remove("techniques.0")
     assert [(d.path, d.mine, d.theirs) for d in one.difference(two)] == [
-        ("optimizer.lr", 0.001, 0.002), ("techniques.0.use", "swap", None), ("techniques.0.every", 2, None),
-    ]  # fmt: skip
+        ("optimizer.lr", 0.001, 0.002),
+        ("techniques.0.use", "swap", None),
+        ("techniques.0.every", 2, None),
+    ]
     assert one.digest() != two.digest()
     renamed = Recipe.parse(WRITTEN.replace("first try", "second try"))
     assert renamed.digest() == one.digest()

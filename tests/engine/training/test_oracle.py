@@ -60,7 +60,10 @@ def test_hessian_vector_products_are_differences_of_gradients() -> None:
     step = 1e-5
 
     def gradients(sign: int) -> list[Tensor]:
-        moved = {n: (p + sign * step * d).detach().requires_grad_() for n, p, d in zip(names, model.parameters(), direction, strict=True)}  # fmt: skip
+        moved = {
+            n: (p + sign * step * d).detach().requires_grad_()
+            for n, p, d in zip(names, model.parameters(), direction, strict=True)
+        }
         return oracle.grad(params=moved)
 
     for mine, up, down in zip(oracle.hvp(direction), gradients(1), gradients(-1), strict=True):

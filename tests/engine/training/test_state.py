@@ -99,8 +99,12 @@ def test_the_fingerprint_sees_names_shapes_types_and_bits() -> None:
     marks = {
         checkpoint.fingerprint(state)
         for state in (
-            one, {"v": torch.zeros(2, 2)}, {"w": torch.zeros(4)}, {"w": torch.zeros(2, 2).half()}, {"w": -torch.zeros(2, 2)},
+            one,
+            {"v": torch.zeros(2, 2)},
+            {"w": torch.zeros(4)},
+            {"w": torch.zeros(2, 2).half()},
+            {"w": -torch.zeros(2, 2)},
         )
-    }  # fmt: skip
+    }
     assert len(marks) == 5
     assert checkpoint.fingerprint({"w": torch.zeros(2, 2).t()}) == checkpoint.fingerprint(one)
