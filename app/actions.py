@@ -69,7 +69,7 @@ class Actions(QObject):
     """The actions that are known, and what carries them out."""
 
     added = Signal(str)
-    started = Signal(str)  # an action was triggered for a place that must be opened first
+    wanted = Signal(str)  # an action was started that belongs to a place
 
     def __init__(self, parent: QObject | None = None):
         super().__init__(parent)
@@ -102,8 +102,12 @@ class Actions(QObject):
 
     def start(self, action: str) -> None:
         """Carries an action out; the window opens its place first when need be."""
-        known = self.known[action]
-        if known.place:
-            self.started.emit(action)
+        if self.known[action].place:
+            self.wanted.emit(action)
+        else:
+            self.carry_out(action)
+
+    def carry_out(self, action: str) -> None:
+        """Runs what is bound, when it is enabled."""
         if action in self._runs and self.enabled(action):
             self._runs[action]()

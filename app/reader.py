@@ -44,6 +44,7 @@ class Desk(QThread):
         self._questions: OrderedDict[object, Question] = OrderedDict()
         self._condition = threading.Condition()
         self._ending = False
+        self._last = False
         self._numbers = count()
         self._answered.connect(self._deliver)
 
@@ -72,11 +73,17 @@ class Desk(QThread):
         if not self.isRunning():
             self.start()
 
+    def finish(self, work: Callable[[Any], Any]) -> None:
+        """One last thing to do before the thread ends; what else waits is dropped."""
+        self.ask(work)
+        self._last = True
+
     def close(self, seconds: float = 5.0) -> None:
-        """Ends the thread; questions still waiting are dropped."""
+        """Ends the thread; questions still waiting are dropped, but for the last one of `finish`."""
         with self._condition:
             self._ending = True
-            self._questions.clear()
+            while len(self._questions) > int(self._last):
+                self._questions.popitem(last=False)
             self._condition.notify()
         if self.isRunning():
             self.wait(int(seconds * 1000))
@@ -111,10 +118,10 @@ class Desk(QThread):
             with self._condition:
                 if not self._questions and not self._ending:
                     self._condition.wait(POLL_SECONDS if resource is not None else None)
-                if self._ending:
-                    return None
                 if self._questions:
                     return self._questions.popitem(last=False)[1]
+                if self._ending:
+                    return None
             self.idle(resource)
 
     def _deliver(self, question: Question, answer: Any, error: Exception | None) -> None:
