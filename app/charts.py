@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class NumberAxis(pg.AxisItem):
         self.clock = "number"
         self.enableAutoSIPrefix(False)
 
-    def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:  # noqa: N802 - Qt's name
+    def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
         if self.logMode:
             return [words.number(10.0**value, 2) for value in values]
         if self.clock == "time":
@@ -89,21 +90,21 @@ class ChartView(pg.ViewBox):
         super().__init__(enableMenu=False)
         self.setMouseEnabled(x=True, y=False)
 
-    def wheelEvent(self, event: Any, axis: int | None = None) -> None:  # noqa: N802
+    def wheelEvent(self, event: Any, axis: int | None = None) -> None:
         super().wheelEvent(event, axis=0)
         self.moved.emit()
 
-    def mouseDragEvent(self, event: Any, axis: int | None = None) -> None:  # noqa: N802
+    def mouseDragEvent(self, event: Any, axis: int | None = None) -> None:
         if event.button() == Qt.MouseButton.RightButton:
             event.ignore()
             return
         super().mouseDragEvent(event, axis=0)
         self.moved.emit()
 
-    def mouseDoubleClickEvent(self, event: Any) -> None:  # noqa: N802
+    def mouseDoubleClickEvent(self, event: Any) -> None:
         self.reset.emit()
 
-    def mouseClickEvent(self, event: Any) -> None:  # noqa: N802
+    def mouseClickEvent(self, event: Any) -> None:
         if event.button() == Qt.MouseButton.RightButton:
             event.accept()
             self.menu.emit(event.screenPos())
@@ -126,10 +127,10 @@ class Legend(QWidget):
             self.setAccessibleName(", ".join(f"{name} {value}" for _, name, value in entries))
             self.update()
 
-    def sizeHint(self) -> QSize:  # noqa: N802
+    def sizeHint(self) -> QSize:
         return QSize(120, 16)
 
-    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
+    def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
         painter.setFont(self._theme.font(SIZE_SMALL))
         metrics = painter.fontMetrics()
@@ -197,9 +198,7 @@ class Chart(QFrame):
         self._style_curves()
         self._update_legend()
 
-    def feed(
-        self, key: str, x: Any, y: Any, low: Any = None, high: Any = None, last: float | None = None
-    ) -> None:
+    def feed(self, key: str, x: Any, y: Any, low: Any = None, high: Any = None, last: float | None = None) -> None:
         """Draws ready numbers as a curve that `set_curves` has named; with low and high, a band behind it."""
         x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
         drawn = Drawn(x, y, last=last if last is not None else (float(y[-1]) if len(y) else None))
@@ -207,7 +206,7 @@ class Chart(QFrame):
             drawn.low, drawn.high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
         if len(x):
             drawn.first_x, drawn.last_x = float(np.nanmin(x)), float(np.nanmax(x))
-        self._show({key: drawn})
+        self.show_drawn({key: drawn})
 
     def refresh(self) -> None:
         """Reads what its pixels need from the log, on the reader's thread, and draws it when it comes."""
@@ -221,7 +220,7 @@ class Chart(QFrame):
         def read(log: Any) -> dict[str, Drawn]:
             return read_curves(log, cache, curves, clock=clock, span=span, width=width, smoothing=smoothing)
 
-        self.context.reader.ask(read, self._show, key=("chart", id(self)), owner=self)
+        self.context.reader.ask(read, self.show_drawn, key=("chart", id(self)), owner=self)
 
     def set_clock(self, clock: str) -> None:
         """What runs along x: 'step', 'time' (seconds since the start), or 'number'."""
@@ -239,7 +238,7 @@ class Chart(QFrame):
         if on != self.logarithmic:
             self.logarithmic = on
             self.left.setLogMode(False, on)
-            self._show(self.drawn)
+            self.show_drawn(self.drawn)
 
     def set_span(self, span: tuple[float, float] | None) -> None:
         """Shows this stretch of x; None shows all."""
@@ -297,14 +296,15 @@ class Chart(QFrame):
         self._values = QLabel(self.canvas)
         self._values.setVisible(False)
         self._values.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
-        head = QHBoxLayout()
+        self.head = QWidget()  # its owner may make it a handle
+        head = QHBoxLayout(self.head)
         head.setContentsMargins(SPACE_S, 2, SPACE_S, 0)
         head.addWidget(self._title)
         head.addWidget(self._legend, 1)
         column = QVBoxLayout(self)
         column.setContentsMargins(2, 4, 2, 2)
         column.setSpacing(0)
-        column.addLayout(head)
+        column.addWidget(self.head)
         column.addWidget(self.canvas, 1)
         self.view.moved.connect(self._moved)
         self.view.reset.connect(self._reset)
@@ -326,7 +326,8 @@ class Chart(QFrame):
             axis.setTickPen(pg.mkPen(line))
         self._cross.setPen(pg.mkPen(muted, width=1))
         self._values.setStyleSheet(
-            f"background: {theme.tokens.raised}; border: 1px solid {theme.tokens.line}; border-radius: 4px; padding: 3px 6px;"
+            f"background: {theme.tokens.raised}; border: 1px solid {theme.tokens.line};"
+            "border-radius: 4px; padding: 3px 6px;"
         )
         self._values.setFont(theme.font(SIZE_SMALL))
         self._style_curves()
@@ -358,7 +359,8 @@ class Chart(QFrame):
 
     # -- drawing -----------------------------------------------------------------------------------------------------
 
-    def _show(self, drawn: dict[str, Drawn]) -> None:
+    def show_drawn(self, drawn: dict[str, Drawn]) -> None:
+        """Draws what was read or worked out for the curves of these keys."""
         named = {curve.key: curve for curve in self.curves}
         for key, data in drawn.items():
             if key in named:
@@ -450,7 +452,9 @@ class Chart(QFrame):
         for curve in self.curves:
             drawn = self.drawn.get(curve.key)
             value = words.number(drawn.last) if drawn is not None and drawn.last is not None else ""
-            entries.append((self.theme.pen(curve.colour, 2, curve.validation), curve.name, f"{value} {self.unit}".strip()))
+            entries.append(
+                (self.theme.pen(curve.colour, 2, curve.validation), curve.name, f"{value} {self.unit}".strip())
+            )
         self._legend.show_entries(entries)
 
     # -- the mouse ---------------------------------------------------------------------------------------------------
@@ -504,7 +508,7 @@ class Chart(QFrame):
             self._cross.setVisible(False)
             self._values.setVisible(False)
 
-    def eventFilter(self, watched: Any, event: QEvent) -> bool:  # noqa: N802
+    def eventFilter(self, watched: Any, event: QEvent) -> bool:
         if event.type() == QEvent.Type.Leave:
             self._leave()
         return super().eventFilter(watched, event)
@@ -520,7 +524,7 @@ class Chart(QFrame):
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         smoothing = menu.addMenu("Smoothing")
         for share, word in zip(SMOOTHING, SMOOTHING_WORDS, strict=True):
-            entry = smoothing.addAction(word, lambda share=share: self.set_smoothing(share))
+            entry = smoothing.addAction(word, partial(self.set_smoothing, share))
             entry.setCheckable(True)
             entry.setChecked(share == self.smoothing)
         entry = menu.addAction("Logarithmic axis", lambda: self.set_logarithmic(not self.logarithmic))

@@ -1,7 +1,8 @@
-"""The curves of a chart, read and reduced: a cache of series, thinning, smoothing. No Qt: runs on the reader's thread."""
+"""The curves of a chart, read and reduced on the reader's thread: a cache of series, thinning, smoothing. No Qt."""
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -173,3 +174,79 @@ def _reduced(
             high = min(int(np.searchsorted(x, span[1] + window, side="right")), len(x))
         result.smooth_x, result.smooth_y = smoothed(x[low:high], y[low:high], window, width)
     return result
+
+
+class MachineCache:
+    """The machine's samples in memory on the reader's thread, read on from where they end."""
+
+    LIMIT = 100_000
+
+    def __init__(self) -> None:
+        self._from = math.inf
+        self._samples: list[dict[str, Any]] = []
+
+    def since(self, log: Any, start: float) -> list[dict[str, Any]]:
+        """Samples with time > start, oldest first."""
+        if start < self._from:
+            self._samples = log.machine(start, limit=self.LIMIT)
+            self._from = start
+        else:
+            last = self._samples[-1]["time"] if self._samples else self._from
+            self._samples += log.machine(last)
+            if len(self._samples) > self.LIMIT:
+                self._samples = self._samples[-self.LIMIT :]
+                self._from = self._samples[0]["time"] - 1e-6
+        times = [sample["time"] for sample in self._samples]
+        return self._samples[bisect.bisect_right(times, start) :]
+
+
+def utilization(
+    log: Any, cache: SeriesCache, machine: MachineCache, run: dict[str, Any], clock: str, width: int
+) -> dict[str, Drawn]:
+    """The load of processor and GPUs while a run trained, along the same x axis as its series."""
+    start = run.get("started")
+    if not start:
+        return {}
+    end = run.get("ended") or math.inf
+    samples = [sample for sample in machine.since(log, start - 1) if sample["time"] <= end + 1]
+    if not samples:
+        return {}
+    times = np.array([sample["time"] for sample in samples])
+    x = times - start
+    if clock == "step":
+        steps, at = _steps_over_time(log, cache, run["id"])
+        if len(steps) < 2:
+            return {}
+        inside = (times >= at[0]) & (times <= at[-1])
+        samples = [sample for sample, keep in zip(samples, inside, strict=True) if keep]
+        x = np.interp(times[inside], at, steps)
+    columns: dict[str, list[float]] = {"cpu": [_figure(sample.get("cpu")) for sample in samples]}
+    for number in range(max((len(sample.get("gpus") or []) for sample in samples), default=0)):
+        columns[f"gpu{number}"] = [_gpu(sample, number) for sample in samples]
+    drawn = {}
+    for name, values in columns.items():
+        if not values:
+            continue
+        thin_x, thin_y = thin(x, np.array(values, dtype=np.float64), width)
+        drawn[name] = Drawn(thin_x, thin_y, last=values[-1], first_x=float(x[0]), last_x=float(x[-1]))
+    return drawn
+
+
+def _steps_over_time(log: Any, cache: SeriesCache, run: str) -> tuple[np.ndarray, np.ndarray]:
+    """The longest series of a run says when which step was."""
+    infos = log.series(run)
+    if not infos:
+        return np.empty(0), np.empty(0)
+    longest = max(infos, key=lambda info: info.count)
+    steps, _, times = cache.points(log, run, longest.name)
+    stride = max(1, len(steps) // 4000)
+    return steps[::stride].astype(np.float64), times[::stride]
+
+
+def _gpu(sample: dict[str, Any], number: int) -> float:
+    gpus = sample.get("gpus") or []
+    return _figure(gpus[number].get("utilization")) if number < len(gpus) else math.nan
+
+
+def _figure(value: Any) -> float:
+    return math.nan if value is None else float(value)

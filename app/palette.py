@@ -71,7 +71,7 @@ class Lines(QAbstractListModel):
         self.entries = entries
         self.endResetModel()
 
-    def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008, N802
+    def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008
         return 0 if parent.isValid() else len(self.entries)
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
@@ -90,7 +90,7 @@ class LineDelegate(QStyledItemDelegate):
         super().__init__(parent)
         self._theme = theme
 
-    def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:  # noqa: N802
+    def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:
         return QSize(200, 30)
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
@@ -120,6 +120,7 @@ class Palette(QFrame):
     def __init__(self, context: Any, parent: QWidget):
         super().__init__(parent)
         self.context = context
+        self._outer = parent
         self._entries: list[Entry] = []
         self._runs: list[dict[str, Any]] = []
         self.setObjectName("palette")
@@ -146,7 +147,7 @@ class Palette(QFrame):
 
     def open(self) -> None:
         """Shows itself at the top of its window, ready to type."""
-        outer = self.parentWidget()
+        outer = self._outer
         width = min(640, outer.width() - 48)
         self.setGeometry((outer.width() - width) // 2, 8, width, min(440, outer.height() - 48))
         self.field.clear()
@@ -167,7 +168,11 @@ class Palette(QFrame):
         actions, go = self.context.actions, self.context.go
         entries = []
         for action in actions.known.values():
-            if action.id != "window.palette" and (action.place or actions.bound(action.id)) and actions.enabled(action.id):
+            if (
+                action.id != "window.palette"
+                and (action.place or actions.bound(action.id))
+                and actions.enabled(action.id)
+            ):
                 key = QKeySequence(action.key).toString(QKeySequence.SequenceFormat.NativeText)
                 start = lambda id_=action.id: actions.start(id_)  # noqa: E731
                 entries.append(Entry(action.text, "command", start, key, action.icon, action.words))
@@ -179,7 +184,9 @@ class Palette(QFrame):
         if self.context.catalog is not None:
             for part in self.context.catalog.parts.values():
                 open_part = lambda id_=part.id: go("library", part=id_)  # noqa: E731
-                entries.append(Entry(part.name, f"part · {part.slot}", open_part, "", "library", f"{part.id} {part.kind}"))
+                entries.append(
+                    Entry(part.name, f"part · {part.slot}", open_part, "", "library", f"{part.id} {part.kind}")
+                )
         return entries
 
     def _search(self, text: str) -> None:
@@ -198,7 +205,7 @@ class Palette(QFrame):
             self.hide()
             entry.run()
 
-    def eventFilter(self, watched: Any, event: QEvent) -> bool:  # noqa: N802
+    def eventFilter(self, watched: Any, event: QEvent) -> bool:
         if event.type() == QEvent.Type.FocusOut and self.isVisible():
             self.hide()
         if isinstance(event, QKeyEvent) and event.type() == QEvent.Type.KeyPress:

@@ -17,7 +17,7 @@ from typing import Any
 from PySide6.QtCore import QObject, QThread, Signal
 from shiboken6 import isValid
 
-from app.curves import SeriesCache
+from app.curves import MachineCache, SeriesCache
 
 POLL_SECONDS = 0.1
 
@@ -146,7 +146,8 @@ class Reader(Desk):
         self._database = database
         self._version: int | None = None
         self._watching = True
-        self.cache = SeriesCache()  # used on the reader's thread only
+        self.cache = SeriesCache()  # this and the next are used on the reader's thread only
+        self.machine = MachineCache()
 
     def watch(self, on: bool) -> None:
         """Polling is off while nothing is visible."""

@@ -59,7 +59,9 @@ def _missing(text: str) -> str:
     package = PACKAGES.get(found[1])
     wanted = f"apt install {package}" if package else f"the package of your system that has {found[1]}"
     everything = "apt install libgl1 libegl1 libxkbcommon-x11-0 libxcb-cursor0 libdbus-1-3 libfontconfig1"
-    return f"Qt misses the system library {found[1]}. Install it ({wanted}). On Debian and Ubuntu all at once: {everything}"
+    return (
+        f"Qt misses the system library {found[1]}. Install it: {wanted}. All at once on Debian and Ubuntu: {everything}"
+    )
 
 
 def main(argv: list[str], workspace: Any = None) -> int:

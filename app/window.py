@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -262,10 +263,12 @@ class Window(QMainWindow):
             entry.setCheckable(True)
             entry.triggered.connect(lambda _checked=False, choice=choice: self.theme.choose(choice))
             self._themes[choice] = entry
-        menu.aboutToShow.connect(
-            lambda: [entry.setChecked(choice == self.theme.choice) for choice, entry in self._themes.items()]
-        )
+        menu.aboutToShow.connect(self._check_theme)
         return menu
+
+    def _check_theme(self) -> None:
+        for choice, entry in self._themes.items():
+            entry.setChecked(choice == self.theme.choice)
 
     def _workspace_menu(self) -> QMenu:
         menu = QMenu(self)
@@ -275,7 +278,7 @@ class Window(QMainWindow):
             here = str(self.context.workspace.folder)
             for folder in self._recent():
                 if folder != here:
-                    menu.addAction(folder, lambda folder=folder: self.open_workspace(folder))
+                    menu.addAction(folder, partial(self.open_workspace, folder))
             if not menu.isEmpty():
                 menu.addSeparator()
             for action in ("window.workspace", "window.folder"):
@@ -298,9 +301,9 @@ class Window(QMainWindow):
     def _bind_actions(self) -> None:
         actions, context = self.context.actions, self.context
         for place in ORDER:
-            actions.bind(f"go.{place}", lambda place=place: self.go(place))
+            actions.bind(f"go.{place}", partial(self.go, place))
         for choice in ("light", "dark", "system"):
-            actions.bind(f"theme.{choice}", lambda choice=choice: self.theme.choose(choice))
+            actions.bind(f"theme.{choice}", partial(self.theme.choose, choice))
         actions.bind("window.palette", lambda: self.palette_.open())
         actions.bind("window.search", self._search)
         actions.bind("window.workspace", self._choose_workspace)
@@ -445,7 +448,9 @@ class Window(QMainWindow):
         """Running trainings end at their next checkpoint and can be resumed."""
         self.context.engine.ask(
             lambda engine: engine.shutdown(),
-            lambda _: self.context.message("The engine shuts down. Runs can be resumed later.", undo=self._start_engine),
+            lambda _: self.context.message(
+                "The engine shuts down. Runs can be resumed later.", undo=self._start_engine
+            ),
             owner=self,
         )
 
@@ -476,7 +481,13 @@ class Window(QMainWindow):
 
     def _recent(self) -> list[str]:
         stored = self.settings.value("recent", [])
-        return [stored] if isinstance(stored, str) else [str(entry) for entry in (stored or [])]  # type: ignore[union-attr]
+        return (
+            [stored]
+            if isinstance(stored, str)
+            else [str(entry) for entry in stored]
+            if isinstance(stored, list)
+            else []
+        )
 
     def _remember_workspace(self) -> None:
         here = str(self.context.workspace.folder)
@@ -491,16 +502,16 @@ class Window(QMainWindow):
         self.rail.restyle()
         self.top.restyle()
 
-    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
+    def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
         self.palette_.hide()
 
-    def changeEvent(self, event: QEvent) -> None:  # noqa: N802
+    def changeEvent(self, event: QEvent) -> None:
         super().changeEvent(event)
         if event.type() == QEvent.Type.WindowStateChange:
             self._dirty = True
 
-    def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802
+    def closeEvent(self, event: QCloseEvent) -> None:
         self._timer.stop()
         self._leave()
         for place in self.places.values():
@@ -528,5 +539,3 @@ def summary(log: Any) -> dict[str, Any]:
         counts[run["state"]] = counts.get(run["state"], 0) + 1
     alive = time.time() - float(service.get("heartbeat") or 0) < SERVICE_SILENT_SECONDS
     return {"alive": alive, "counts": counts, "machine": samples[-1] if samples else {}}
-
-

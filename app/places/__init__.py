@@ -124,7 +124,9 @@ class Place(QWidget):
         """Carries out an action of app/actions.py (or one that was added) while this place is the current one."""
         self.context.actions.bind(action, run, enabled)
 
-    def splitter(self, name: str, *widgets: QWidget, vertical: bool = False, sizes: list[int] | None = None) -> QSplitter:
+    def splitter(
+        self, name: str, *widgets: QWidget, vertical: bool = False, sizes: list[int] | None = None
+    ) -> QSplitter:
         """A splitter whose sizes survive a restart."""
         splitter = QSplitter(Qt.Orientation.Vertical if vertical else Qt.Orientation.Horizontal, self)
         splitter.setChildrenCollapsible(False)
@@ -135,7 +137,7 @@ class Place(QWidget):
             splitter.setSizes(sizes)
         stored = self.context.settings.value(f"splitters/{self.id}/{name}")
         if stored is not None:
-            splitter.restoreState(stored)  # type: ignore[arg-type]
+            splitter.restoreState(stored)
         self._splitters.append((name, splitter))
         return splitter
 

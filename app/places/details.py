@@ -1,0 +1,266 @@
+"""The details of one run: its recipe against its parent's, events, checkpoints, notes and facts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import (
+    QHeaderView,
+    QPlainTextEdit,
+    QTableWidget,
+    QTableWidgetItem,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from app import words
+from app.icons import icon
+from app.places import Context, button, label
+from app.theme import SIZE_SMALL, SPACE_S
+
+LEVELS = {"info": ("info", "muted"), "warning": ("warning", "warning"), "error": ("state-failed", "bad")}
+EVENTS = 500
+
+
+def read_details(log: Any, run: str) -> dict[str, Any]:
+    """What the details show. Runs on the reader's thread."""
+    row = log.run(run)
+    if row is None:
+        return {}
+    found = {"run": row, "events": log.events(run, limit=EVENTS), "differences": [], "parent": None}
+    if row["parent"] and (parent := log.run(row["parent"])):
+        from engine.recipe import Recipe
+
+        found["parent"] = parent["name"] or parent["id"]
+        found["differences"] = [
+            (item.path, item.theirs, item.mine)
+            for item in Recipe.parse(row["recipe"]).difference(Recipe.parse(parent["recipe"]))
+        ]
+    return found
+
+
+def table(name: str, headers: list[str]) -> QTableWidget:
+    """A table that is read, row by row, with no grid."""
+    widget = QTableWidget(0, len(headers))
+    widget.setAccessibleName(name)
+    widget.setHorizontalHeaderLabels(headers)
+    widget.verticalHeader().setVisible(False)
+    widget.verticalHeader().setDefaultSectionSize(26)
+    widget.setShowGrid(False)
+    widget.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
+    widget.setSelectionBehavior(QTableWidget.SelectionBehavior.SelectRows)
+    widget.setWordWrap(False)
+    widget.setTabKeyNavigation(False)
+    return widget
+
+
+def fill(widget: QTableWidget, rows: list[list[Any]]) -> None:
+    """Puts texts (or ready items) into a table."""
+    widget.setRowCount(len(rows))
+    for at, row in enumerate(rows):
+        for column, value in enumerate(row):
+            item = value if isinstance(value, QTableWidgetItem) else QTableWidgetItem(str(value))
+            item.setToolTip(item.toolTip() or item.text())
+            widget.setItem(at, column, item)
+
+
+class Details(QWidget):
+    """Five tabs about the run that is shown."""
+
+    branched = Signal(str, object)  # run, step
+
+    def __init__(self, context: Context):
+        super().__init__()
+        self.context = context
+        self.run: str | None = None
+        self._shown: dict[str, Any] = {}
+        self._stamp: tuple[Any, ...] = ()
+        self.tabs = QTabWidget()
+        self.tabs.setDocumentMode(True)
+        self.tabs.setAccessibleName("Details of the run")
+        self.tabs.setUsesScrollButtons(True)
+        for title, page in (
+            ("Recipe", self._recipe_page()),
+            ("Metrics", self._metrics_page()),
+            ("Events", self._events_page()),
+            ("Checkpoints", self._checkpoints_page()),
+            ("Notes", self._notes_page()),
+        ):
+            self.tabs.addTab(page, title)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(self.tabs)
+        self.tabs.setCurrentIndex(int(str(context.settings.value("runs/details", 0))))
+        self.tabs.currentChanged.connect(lambda index: context.settings.setValue("runs/details", index))
+
+    # -- pages -------------------------------------------------------------------------------------------------------
+
+    def _page(self, *widgets: QWidget) -> QWidget:
+        page = QWidget()
+        column = QVBoxLayout(page)
+        column.setContentsMargins(SPACE_S, SPACE_S, SPACE_S, SPACE_S)
+        column.setSpacing(SPACE_S)
+        for widget in widgets:
+            column.addWidget(widget)
+        return page
+
+    def _recipe_page(self) -> QWidget:
+        self.parent_line = label("", "section", wrap=True)
+        self.differences = table("Difference to the parent's recipe", ["field", "parent", "here"])
+        self.differences.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.differences.setMaximumHeight(150)
+        self.recipe = QPlainTextEdit()
+        self.recipe.setReadOnly(True)
+        self.recipe.setAccessibleName("The run's recipe as TOML")
+        self.recipe.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
+        self.recipe.setFont(self.context.theme.font(SIZE_SMALL + 1, fixed=True))
+        again = button("Open a copy in the builder", lambda: self.context.actions.start("run.duplicate"))
+        return self._page(self.parent_line, self.differences, self.recipe, again)
+
+    def _metrics_page(self) -> QWidget:
+        self.metrics = table("Metrics of the run", ["metric", "last value"])
+        self.metrics.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        self.facts = label("", "small", wrap=True, selectable=True)
+        copy = button("Copy as text", self._copy_metrics)
+        return self._page(self.metrics, self.facts, copy)
+
+    def _events_page(self) -> QWidget:
+        self.events = table("Events of the run", ["time", "what happened"])
+        self.events.horizontalHeader().setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
+        self.events.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
+        self.events.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        self.events.setWordWrap(True)
+        self.no_events = label("Nothing out of the ordinary has happened in this run.", "muted", wrap=True)
+        return self._page(self.no_events, self.events)
+
+    def _checkpoints_page(self) -> QWidget:
+        self.checkpoints = table("Checkpoints of the run", ["step", "kept at", "size"])
+        self.checkpoints.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.checkpoints.itemSelectionChanged.connect(self._enable_branch)
+        self.no_checkpoints = label("Checkpoints are kept while the run trains.", "muted", wrap=True)
+        self.branch = button("Branch from this checkpoint", self._branch, tip="A new run goes on from here")
+        return self._page(self.no_checkpoints, self.checkpoints, self.branch)
+
+    def _notes_page(self) -> QWidget:
+        self.notes = QPlainTextEdit()
+        self.notes.setAccessibleName("Notes on the run")
+        self.notes.setPlaceholderText("What you want to remember of this run")
+        self._notes_of: tuple[str, str] = ("", "")
+        return self._page(self.notes)
+
+    # -- what is shown -----------------------------------------------------------------------------------------------
+
+    def show_run(self, run: dict[str, Any] | None) -> None:
+        """Reads the details when the run, or something about it, is another."""
+        if run is None:
+            self.setVisible(False)
+            self.run, self._stamp = None, ()
+            return
+        self.setVisible(True)
+        if run["id"] != self.run:
+            self.save_notes()
+        self.run = run["id"]
+        id = self.run
+        self.context.reader.ask(lambda log: read_details(log, id), self._show, key="details", owner=self)
+
+    def _show(self, found: dict[str, Any]) -> None:
+        if not found or found["run"]["id"] != self.run:
+            return
+        run, before = found["run"], self._shown.get("run", {})
+        new = before.get("id") != run["id"]
+        if new or before.get("recipe") != run["recipe"]:
+            self._show_recipe(found)
+        if new or before.get("metrics") != run["metrics"] or before.get("state") != run["state"]:
+            self._show_metrics(run)
+        if new or self._shown.get("events") != found["events"]:
+            self._show_events(found["events"])
+        if new or before.get("checkpoints") != run["checkpoints"]:
+            self._show_checkpoints(run["checkpoints"])
+        if new:
+            self._notes_of = (run["id"], run["notes"] or "")
+            self.notes.setPlainText(run["notes"] or "")
+        self._shown = found
+
+    def _show_recipe(self, found: dict[str, Any]) -> None:
+        run = found["run"]
+        self.recipe.setPlainText(run["recipe"])
+        parent = found["parent"]
+        step = f" at step {run['parent_step']:,}" if run["parent_step"] is not None else ""
+        self.parent_line.setText(f"Branched from {parent}{step}" if parent else "")
+        self.parent_line.setVisible(parent is not None)
+        self.differences.setVisible(bool(found["differences"]))
+        fill(self.differences, [[path, _shown(theirs), _shown(mine)] for path, theirs, mine in found["differences"]])
+
+    def _show_metrics(self, run: dict[str, Any]) -> None:
+        right = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+        rows: list[list[Any]] = []
+        for name, value in run["metrics"].items():
+            item = QTableWidgetItem(words.number(value))
+            item.setTextAlignment(right)
+            item.setToolTip(repr(value))
+            rows.append([name, item])
+        fill(self.metrics, rows)
+        facts = [
+            f"id {run['id']}",
+            f"seed {run['seed']}",
+            f"started {words.moment(run['started'])}" if run["started"] else "",
+            f"ended {words.moment(run['ended'])}" if run["ended"] else "",
+            f"trained for {words.duration(run['seconds'])}" if run["seconds"] else "",
+            f"device {run['device']}",
+            f"weights {run['weights'][:12]}…" if run["weights"] else "",
+        ]
+        self.facts.setText("\n".join(fact for fact in facts if fact))
+
+    def _show_events(self, events: list[dict[str, Any]]) -> None:
+        self.no_events.setVisible(not events)
+        self.events.setVisible(bool(events))
+        rows: list[list[Any]] = []
+        for event in reversed(events):
+            name, token = LEVELS.get(event["level"], LEVELS["info"])
+            text = QTableWidgetItem(icon(self.context.theme, name, token, token, 14), event["text"])
+            text.setData(Qt.ItemDataRole.AccessibleTextRole, f"{event['level']}: {event['text']}")
+            rows.append([words.moment(event["time"]), text])
+        fill(self.events, rows)
+
+    def _show_checkpoints(self, checkpoints: list[dict[str, Any]]) -> None:
+        self.no_checkpoints.setVisible(not checkpoints)
+        self.checkpoints.setVisible(bool(checkpoints))
+        rows: list[list[Any]] = []
+        for entry in sorted(checkpoints, key=lambda entry: -entry["step"]):
+            step = QTableWidgetItem(f"{entry['step']:,}" + (" best" if entry["name"].startswith("best") else ""))
+            step.setData(Qt.ItemDataRole.UserRole, entry["name"] if entry["name"].startswith("best") else entry["step"])
+            rows.append([step, words.moment(entry.get("time")), words.size(entry.get("bytes"))])
+        fill(self.checkpoints, rows)
+        self._enable_branch()
+
+    # -- what a person does ------------------------------------------------------------------------------------------
+
+    def save_notes(self) -> None:
+        """Keeps what was written about the run that was shown."""
+        run, before = self._notes_of
+        text = self.notes.toPlainText()
+        if run and text != before:
+            self._notes_of = (run, text)
+            self.context.engine.ask(lambda engine: engine.log.update_run(run, notes=text))
+
+    def _enable_branch(self) -> None:
+        self.branch.setEnabled(bool(self.checkpoints.selectedItems()))
+
+    def _branch(self) -> None:
+        row = self.checkpoints.currentRow()
+        item = self.checkpoints.item(row, 0)
+        if item is not None and self.run is not None:
+            self.branched.emit(self.run, item.data(Qt.ItemDataRole.UserRole))
+
+    def _copy_metrics(self) -> None:
+        run = self._shown.get("run") or {"metrics": {}}
+        text = "\n".join(f"{name}\t{value!r}" for name, value in run["metrics"].items())
+        QGuiApplication.clipboard().setText(text)
+        self.context.message("The metrics are on the clipboard.")
+
+
+def _shown(value: Any) -> str:
+    return "–" if value is None else str(value)
