@@ -22,7 +22,7 @@ class GradientClipping(Technique):
         norm:  g <- g min(1, limit / (|g| + 1e-6))       |g| over all parameters at once
         value: g <- min(max(g, -limit), limit)           number by number
 
-    The length before the cut is logged as `gradient-norm`.
+    The log shows how much of the length was kept, as `gradient-clipping/kept`, beside the length before the cut.
 
     Helps: Recurrent and attention models, high learning rates, loss spikes from rare batches.
 
@@ -43,9 +43,13 @@ class GradientClipping(Technique):
         gradients = [p.grad for p in role.parameters if p.grad is not None]
         if not gradients:
             return
-        norm = get_total_norm(gradients)
-        run.log("gradient-norm" if role.name == "main" else f"{role.name}/gradient-norm", norm)
+        prefix = "" if role.name == "main" else f"{role.name}/"
         if self.by == "norm":
+            norm = get_total_norm(gradients)
             clip_grads_with_norm_(role.parameters, self.limit, norm)
+            run.log(f"{prefix}gradient-clipping/kept", (self.limit / (norm + 1e-6)).clamp_max(1.0))
         else:
+            before = get_total_norm(gradients) if run.wants_gradient_norm else None
             clip_grad_value_(role.parameters, self.limit)
+            if before is not None:
+                run.log(f"{prefix}gradient-clipping/kept", get_total_norm(gradients) / before)

@@ -259,7 +259,7 @@ class TrustRatios(Probe):
     def look(self, run: Run) -> Finding:
         role = run.roles["main"]
         named = dict(zip(role.names, role.parameters, strict=True))
-        state = role.optimizer.state
+        state = role.optimizer.state if role.optimizer is not None else {}
         kept = {name: state[p]["trust_ratio"] for name, p in named.items() if "trust_ratio" in state.get(p, {})}
         if not kept:
             return Finding()

@@ -1,47 +1,61 @@
-"""Clipping agrees with torch's one-call forms and reports the length before the cut."""
-
-from types import SimpleNamespace
+"""Clipping agrees with torch's one-call forms and reports how much it kept."""
 
 import pytest
 import torch
 
 from engine.methods.gradients.gradient_clipping import GradientClipping
+from tests.engine.methods.short import ready, train
 
 
-def _parameters():
+def _run():
+    """A run with gradients: large in two tensors, none in the others."""
+    run, memory = ready()
+    role = run.roles["main"]
     generator = torch.Generator().manual_seed(3)
-    parameters = [torch.nn.Parameter(torch.randn(*s, generator=generator)) for s in [(4, 3), (4,), (2, 4)]]
-    for p in parameters[:2]:
+    for p in role.parameters[:2]:
         p.grad = torch.randn(p.shape, generator=generator) * 5
-    return parameters
-
-
-def _clip(part, parameters, role="main"):
-    logged = {}
-    part.clip(SimpleNamespace(log=logged.__setitem__), SimpleNamespace(name=role, parameters=parameters))
-    return logged
+    return run, memory, role
 
 
 @pytest.mark.parametrize("limit", [0.5, 2.0, 1e4])
-def test_by_norm_it_is_torchs_and_logs_the_length_before_the_cut(limit):
-    ours, theirs = _parameters(), _parameters()
-    logged = _clip(GradientClipping(limit), ours)
-    norm = torch.nn.utils.clip_grad_norm_(theirs, limit)
-    assert torch.equal(logged["gradient-norm"], norm)
-    assert all(torch.equal(a.grad, b.grad) for a, b in zip(ours[:2], theirs[:2], strict=True))
-    after = torch.cat([p.grad.flatten() for p in ours[:2]]).norm()
-    assert after == pytest.approx(min(limit, norm.item()), rel=1e-5)
-    assert ours[2].grad is None
+def test_by_norm_it_is_torchs_and_logs_the_share_that_was_kept(limit):
+    run, memory, role = _run()
+    _, _, plain = _run()
+    GradientClipping(limit).clip(run, role)
+    norm = torch.nn.utils.clip_grad_norm_(plain.parameters, limit)
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(role.parameters[:2], plain.parameters[:2], strict=True))
+    assert all(p.grad is None for p in role.parameters[2:])
+    run.recorder.flush()
+    assert memory.points["gradient-clipping/kept"][1] == pytest.approx([min(1.0, limit / norm.item())], rel=1e-5)
 
 
 def test_by_value_each_number_is_cut_alone():
-    ours, plain = _parameters(), _parameters()
-    logged = _clip(GradientClipping(0.7, by="value"), ours, role="critic")
-    for a, b in zip(ours[:2], plain[:2], strict=True):
+    run, memory, role = _run()
+    _, _, plain = _run()
+    role.name = "critic"
+    GradientClipping(0.7, by="value").clip(run, role)
+    for a, b in zip(role.parameters[:2], plain.parameters[:2], strict=True):
         assert torch.equal(a.grad, b.grad.clamp(-0.7, 0.7))
-    expected = torch.cat([p.grad.flatten() for p in plain[:2]]).norm()
-    assert logged["critic/gradient-norm"].item() == pytest.approx(expected.item(), rel=1e-6)
+    lengths = [torch.cat([p.grad.flatten() for p in r.parameters[:2]]).norm().item() for r in (role, plain)]
+    run.recorder.flush()
+    kept = memory.points["critic/gradient-clipping/kept"][1]
+    assert kept == pytest.approx([lengths[0] / lengths[1]], rel=1e-5)
 
 
 def test_without_gradients_it_does_nothing():
-    assert _clip(GradientClipping(), [torch.nn.Parameter(torch.ones(2))]) == {}
+    run, memory = ready()
+    GradientClipping().clip(run, run.roles["main"])
+    run.recorder.flush()
+    assert "gradient-clipping/kept" not in memory.points
+
+
+def test_in_a_run_no_plain_step_is_longer_than_the_rate_times_the_limit():
+    run, _ = ready()
+    start = [p.detach().clone() for p in run.model.parameters()]
+    trained, _, _ = train(
+        optimizer={"use": "sgd", "lr": 0.5, "momentum": 0.0},
+        techniques=[{"use": "gradient-clipping", "limit": 1e-3}],
+        budget={"steps": 5},
+    )
+    moved = torch.cat([(b - a).flatten() for a, b in zip(start, trained.model.parameters(), strict=True)]).norm()
+    assert 0 < moved.item() <= 5 * 0.5 * 1e-3
