@@ -1,0 +1,221 @@
+"""The engine as the window and the terminal see it: everything goes through the workspace's database."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.errors import ServiceError
+from engine.log import Log
+from engine.service.processes import lives, python, spawn
+from engine.service.verbs import find
+from engine.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+START_PATIENCE = 10.0
+"""Seconds that a service may take to show itself before another one is started in its place."""
+
+LOG_LIMIT = 5_000_000
+
+
+class Engine:
+    """Asks the background service of one workspace. Every method returns at once and any thread may call it.
+
+    What is asked lands in the database; `answer` gives the service's word on it once there is one.
+    """
+
+    def __init__(self, workspace: Workspace, *, service_command: Sequence[str] | None = None):
+        self.workspace = workspace
+        self.service_command = list(service_command or python("engine.service"))
+        self._client = uuid.uuid4().hex[:12]
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._started: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+        self._greeted: int | None = None
+
+    @property
+    def log(self) -> Log:
+        """This thread's connection."""
+        log: Log | None = getattr(self._local, "log", None)
+        if log is None:
+            log = self._local.log = Log(self.workspace.database)
+        return log
+
+    def close(self) -> None:
+        """Closes this thread's connection; the service goes on."""
+        log: Log | None = getattr(self._local, "log", None)
+        if log is not None:
+            log.close()
+            self._local.log = None
+
+    # ---------------------------------------------------------------- the service
+
+    def service(self) -> dict[str, Any] | None:
+        """What the living service says of itself (pid, started, heartbeat, version, spare, slots), or None."""
+        state: dict[str, Any] | None = self.log.meta("service")
+        return state if state and lives(state.get("pid"), state.get("started")) else None
+
+    def alive(self) -> bool:
+        return self.service() is not None
+
+    def ensure(self) -> None:
+        """Starts the service, detached, when none lives; returns at once. Tells it that this client is here."""
+        with self._lock:
+            state = self.service()
+            if state is not None:
+                if self._greeted != state["pid"]:
+                    self._greeted = state["pid"]
+                    self.log.command("hello", pid=os.getpid())
+                return
+            if self._started is not None:
+                if self._started.poll() is None and time.monotonic() - self._started_at < START_PATIENCE:
+                    return
+            self._start()
+
+    def _start(self) -> None:
+        output = self.workspace.folder / "engine.log"
+        try:
+            if output.exists() and output.stat().st_size > LOG_LIMIT:
+                output.replace(output.with_suffix(".old.log"))
+            with output.open("ab") as file:
+                command = [*self.service_command, "--workspace", str(self.workspace.folder)]
+                self._started = spawn([*command, "--client", str(os.getpid())], file)
+        except OSError as error:
+            reason = error.strerror or error
+            raise ServiceError(f"The background engine could not be started: {reason}. See {output}.") from None
+        self._started_at = time.monotonic()
+
+    def shutdown(self, *, now: bool = False) -> int:
+        """Asks the service to end after the last run; `now`: at once, and workers train on without it."""
+        return self.log.command("shutdown", now=now)
+
+    # ---------------------------------------------------------------- runs
+
+    def queue(
+        self,
+        recipe_text: str,
+        *,
+        seed: int | None = None,
+        priority: int = 0,
+        device: str | None = None,
+        name: str | None = None,
+    ) -> str:
+        """Puts a recipe into the queue and returns the run's id. Raises RecipeError when the text is no TOML."""
+        run = create_run(self.log, recipe_text, seed=seed, priority=priority, device=device, name=name)
+        self.ensure()
+        return run
+
+    def branch(self, run: str, changes: Mapping[str, Any], step: int | str = "last") -> str:
+        """A new run that goes on from a checkpoint of this one (`last`, `best`, or a step) with other settings."""
+        parent = find(self.log, run)
+        at = checkpoint_step(parent, step)
+        child = create_run(self.log, parent["recipe"], changes=changes, parent=parent["id"], parent_step=at)
+        self.ensure()
+        return child
+
+    def pause(self, run: str) -> int:
+        return self._ask("pause", run)
+
+    def resume(self, run: str) -> int:
+        return self._ask("resume", run)
+
+    def stop(self, run: str, *, force: bool = False) -> int:
+        """Stop with a checkpoint; `force` ends the process at once."""
+        return self._ask("stop", run, force=force)
+
+    def checkpoint(self, run: str) -> int:
+        return self._ask("checkpoint", run)
+
+    def prioritize(self, run: str, priority: int | None = None, position: float | None = None) -> int:
+        """Runs of a higher priority start first; among equals, those of a lower position."""
+        return self._ask("prioritize", run, priority=priority, position=position)
+
+    def delete(self, run: str) -> int:
+        """Takes an ended run away, with all that was logged of it. (A run's commands go with it, so this one is not its.)"""
+        return self._ask("delete", None, target=run)
+
+    def configure(self, *, slots: int) -> int:
+        """How many runs may train on the processor at the same time."""
+        return self._ask("configure", None, slots=slots)
+
+    # ---------------------------------------------------------------- questions
+
+    def preview(self, recipe_text: str) -> int:
+        """Asks for model, schedule, data and problems of a recipe; a newer question replaces one not yet begun."""
+        return self._ask("preview", None, recipe=recipe_text, client=self._client)
+
+    def probe(self, run: str, probe: Mapping[str, Any]) -> int:
+        """Asks for a probe of a saved run; its figures appear in the log."""
+        return self._ask("probe", run, probe=dict(probe))
+
+    def answer(self, command: int) -> dict[str, Any] | None:
+        """The answer to a command; None while there is none. A failed one has the key `error` with a sentence."""
+        state = self.log.command_state(command)
+        if state["state"] in ("new", "taken"):
+            return None
+        answer: dict[str, Any] = state["answer"] or {}
+        return answer
+
+    def _ask(self, verb: str, run: str | None, **details: Any) -> int:
+        number = self.log.command(verb, run=run, **details)
+        self.ensure()
+        return number
+
+
+def create_run(
+    log: Log,
+    recipe_text: str,
+    *,
+    seed: int | None = None,
+    priority: int = 0,
+    device: str | None = None,
+    name: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    state: str = "queued",
+    parent: str | None = None,
+    parent_step: int | None = None,
+) -> str:
+    """Writes a run with this recipe, and the settings given here in it, into the database."""
+    from engine.recipe import Recipe
+
+    recipe = Recipe.parse(recipe_text)
+    for path, value in (changes or {}).items():
+        recipe.set(path, value)
+    for path, value in (("seed", seed), ("training.device", device), ("name", name)):
+        if value is not None:
+            recipe.set(path, value)
+    document = recipe.document
+    return log.create_run(
+        recipe.text(),
+        name=str(document.get("name") or ""),
+        kind="sweep" if document.get("search") else "run",
+        seed=int(document.get("seed") or 0),
+        state=state,
+        priority=priority,
+        device=str((document.get("training") or {}).get("device") or "auto"),
+        parent=parent,
+        parent_step=parent_step,
+        digest=recipe.digest(),
+    )
+
+
+def checkpoint_step(run: Mapping[str, Any], step: int | str) -> int:
+    """The step of a run's checkpoint by name or number."""
+    checkpoints = run["checkpoints"] or []
+    if not checkpoints:
+        raise ServiceError(f"Run {run['id']} has no checkpoint yet to branch from. Wait for one, or pause the run.")
+    if step == "last":
+        return int(max(entry["step"] for entry in checkpoints))
+    for entry in checkpoints:
+        if step in (entry["step"], entry["name"]):
+            return int(entry["step"])
+    known = ", ".join(sorted({str(entry["step"]) for entry in checkpoints}, key=int))
+    raise ServiceError(f"Run {run['id']} has no checkpoint {step!r}. It has those of steps {known}.")

@@ -1,0 +1,108 @@
+"""What a person asks of a run, carried out in the database: the same for the service and for the terminal."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import Any
+
+from engine.errors import ServiceError
+from engine.log import Log
+from engine.service.processes import lives
+from engine.service.states import ACTIVE, RESUMABLE, TERMINAL
+from engine.workspace import Workspace
+
+Run = dict[str, Any]
+
+
+def find(log: Log, run: str | None) -> Run:
+    """The run's row; the start of an id is enough where only one run has it."""
+    if not run:
+        raise ServiceError("No run was named. Name one by its id.")
+    row = log.run(run)
+    if row is not None:
+        return row
+    matches = [other for other in log.runs(archived=None) if other["id"].startswith(run)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        some = ", ".join(other["id"] for other in matches[:5])
+        raise ServiceError(f"{run!r} is the start of {len(matches)} runs ({some}). Give more of the id.")
+    raise ServiceError(f"There is no run {run!r} in this workspace. `python main.py runs` lists the runs there are.")
+
+
+def has_process(run: Run) -> bool:
+    return run["state"] in ACTIVE and lives(run["pid"], run["heartbeat"])
+
+
+def stop(log: Log, run: Run) -> str:
+    """Asks for a checkpoint and the end of training; returns what will happen, in a word."""
+    name = run["id"]
+    if run["kind"] == "sweep":
+        for child in log.runs(sweep=name, archived=None):
+            if child["state"] not in TERMINAL:
+                stop(log, child)
+    if log.transition(name, ["queued"], "stopped", message="Stopped before it started.", ended=time.time()):
+        return "stopped"
+    if has_process(run):
+        log.request(name, "stop")
+        return "asked"
+    if log.transition(name, list(ACTIVE), "interrupted", pid=None, request="", ended=time.time()):
+        return "interrupted"
+    raise ServiceError(f"Run {name} is {run['state']} already.")
+
+
+def pause(log: Log, run: Run) -> str:
+    if run["state"] in ("starting", "training"):
+        log.request(run["id"], "pause")
+        return "asked"
+    raise ServiceError(f"Run {run['id']} is {run['state']}: only a run that trains can be paused.")
+
+
+def resume(log: Log, run: Run) -> str:
+    """Lets a paused run go on, and puts one that ended early back into the queue."""
+    name, state = run["id"], run["state"]
+    if state == "paused" and has_process(run):
+        log.request(name, "resume")
+        return "asked"
+    if state in ("starting", "training") and run["request"] == "pause":
+        log.request(name, "resume")
+        return "asked"
+    # A worker that stops has to end before the next one may take its checkpoints.
+    resumable = [*RESUMABLE, "paused"]
+    if state in resumable and log.transition(name, resumable, "queued", request="", message="", pid=None, ended=None):
+        return "queued"
+    if state == "done":
+        raise ServiceError(f"Run {name} is done: nothing is left to train. Branch from it to train on.")
+    raise ServiceError(f"Run {name} is {state} already.")
+
+
+def prioritize(log: Log, run: Run, priority: int | None, position: float | None) -> str:
+    columns: dict[str, Any] = {}
+    if priority is not None:
+        columns["priority"] = int(priority)
+    if position is not None:
+        columns["position"] = float(position)
+    if not columns:
+        raise ServiceError("Neither a priority nor a position was given.")
+    log.update_run(run["id"], **columns)
+    return "done"
+
+
+def checkpoint(log: Log, run: Run) -> str:
+    if not has_process(run):
+        raise ServiceError(f"Run {run['id']} is {run['state']}: only a run that trains can write a checkpoint.")
+    log.request(run["id"], "checkpoint")
+    return "asked"
+
+
+def delete(log: Log, workspace: Workspace, run: Run) -> str:
+    """Takes a run out of the database and its folder off the disk."""
+    name = run["id"]
+    if has_process(run):
+        raise ServiceError(f"Run {name} is {run['state']}. Stop it first, then delete it.")
+    # A queued run must not start between this look and its end.
+    log.transition(name, ["queued"], "stopped")
+    log.delete_run(name)
+    shutil.rmtree(workspace.run_folder(name), ignore_errors=True)
+    return "deleted"
