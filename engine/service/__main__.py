@@ -38,9 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(workspace: Workspace, options: argparse.Namespace) -> None:
-    service = Service(
-        workspace, idle_minutes=options.idle_minutes, clients=options.client, slots=options.slots
-    )
+    service = Service(workspace, idle_minutes=options.idle_minutes, clients=options.client, slots=options.slots)
     for name in ("SIGTERM", "SIGINT"):
         signal.signal(getattr(signal, name), lambda *_: service.end())
     if hasattr(signal, "SIGHUP"):

@@ -108,7 +108,9 @@ class Scheduler:
     def queued(self) -> list[Run]:
         """The queue in the order in which it is served: priority, then position, then age."""
         runs = [run for run in self.log.runs(states=["queued"], archived=None) if self._ours(run)]
-        return sorted(runs, key=lambda run: (-(run["priority"] or 0), run["position"] or 0.0, run["created"], run["id"]))
+        return sorted(
+            runs, key=lambda run: (-(run["priority"] or 0), run["position"] or 0.0, run["created"], run["id"])
+        )
 
     def active(self) -> list[Run]:
         return self.log.runs(states=ACTIVE, archived=None)
@@ -209,9 +211,7 @@ class Scheduler:
 
     def _mark_interrupted(self, run: str, how: str, last_words: str) -> None:
         text = f"The training process ended before the run did ({how}). Resume goes on from its newest checkpoint."
-        if self.log.transition(
-            run, list(ACTIVE), "interrupted", message=text, pid=None, request="", ended=time.time()
-        ):
+        if self.log.transition(run, list(ACTIVE), "interrupted", message=text, pid=None, request="", ended=time.time()):
             self.log.event(f"{text}\n{last_words}".strip(), run=run, level="error", kind="worker")
 
     def kill(self, run: str) -> bool:

@@ -48,7 +48,9 @@ def train(workspace: Workspace, name: str) -> int:
 
 def finish(log: Log, writer: SeriesWriter, name: str, step: int, state: str) -> int:
     writer.close()
-    log.transition(name, ["training"], state, step=step, ended=time.time(), weights="0" * 64, metrics={"test/score": 0.5})
+    log.transition(
+        name, ["training"], state, step=step, ended=time.time(), weights="0" * 64, metrics={"test/score": 0.5}
+    )
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
-import pytest
 
 from engine.log import Log
 from engine.service.scheduler import Room, Scheduler
 from engine.service.states import ACTIVE
 from engine.workspace import Workspace
 from tests.engine.service.conftest import WORKER
+from tests.waiting import until
 
 Make = Callable[..., Scheduler]
 
@@ -159,31 +158,26 @@ def test_a_spare_with_old_sources_is_not_used(log: Log, make_scheduler: Make, wo
     assert spare.process.returncode is not None
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_workers_outlive_their_scheduler(log: Log, workspace: Workspace) -> None:
-    run = log.create_run("steps = 40\npause = 0.01")
     script = (
         "import sys; from engine.service.scheduler import Scheduler; from engine.workspace import Workspace\n"
         f"s = Scheduler(Workspace({str(workspace.folder)!r}), worker_command={WORKER!r}, gpus=0, keep_spare=True)\n"
-        "while not s.spare or not s.spare.ready: s.turn(); s.wait()\n"
-        f"while {run!r} not in s.workers: s.turn(); s.wait()\n"
-        "print('started', flush=True)\nwhile True: s.wait(1)"
+        "while not (s.spare and s.spare.ready): s.turn(); s.wait()\n"
+        "print(s.spare.process.pid, flush=True)\n"
+        "while True: s.turn(); s.wait()"
     )
-    log.update_run(run, state="stopped")
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     with parent:
-        # It goes through the spare: its pipe must not be what keeps it alive.
-        time_limit = time.monotonic() + 5
-        while not list(workspace.folder.glob("spare-*")) and time.monotonic() < time_limit:
-            os.sched_yield()
-        log.update_run(run, state="queued")
-        assert parent.stdout.readline() == b"started\n"
-        parent.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while state(log, run) != "done":
-        assert time.monotonic() < deadline
-        os.sched_yield()
+        # The run goes through the spare: the pipe to it must not be what keeps it alive.
+        spare = int(parent.stdout.readline())
+        run = log.create_run("steps = 40\npause = 0.01")
+        until(lambda: state(log, run) == "training")
+        parent.kill()
+    assert state(log, run) == "training"
+    until(lambda: state(log, run) == "done")
+    row = log.run(run)
+    assert row is not None and row["pid"] == spare
 
 
 def test_room_spreads_runs_over_gpus() -> None:
