@@ -331,7 +331,7 @@ def _leaves(patch: Mapping[str, Any], document: Any, path: str = "") -> list[tup
         here = f"{path}.{key}" if path else str(key)
         old = document.get(key) if isinstance(document, Mapping) else None
         tables = isinstance(value, Mapping) and isinstance(old, Mapping)
-        same = tables and value.get("use", old.get("use")) == old.get("use")
+        same = tables and value.get("use", (old or {}).get("use")) == (old or {}).get("use")
         if same or (isinstance(value, Mapping) and old is None and not path and "use" not in value):
             writes += _leaves(value, old, here)
         else:

@@ -14,7 +14,7 @@ from typing import Any
 
 import tomlkit
 from PySide6.QtCore import QEvent, QObject, QStringListModel, Qt, Signal
-from PySide6.QtGui import QKeyEvent, QWheelEvent
+from PySide6.QtGui import QFont, QKeyEvent, QWheelEvent
 from PySide6.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -31,7 +31,7 @@ from PySide6.QtWidgets import (
 )
 
 from app.places import button, label
-from app.theme import SPACE_S, SPACE_XS
+from app.theme import SIZE_TEXT, SPACE_S, SPACE_XS, Theme
 from engine.catalog import Catalog, Entry
 from engine.settings import describe, fits
 
@@ -487,6 +487,7 @@ class SwitchField(Field):
         self.box = QCheckBox()
         self.box.clicked.connect(self._clicked)
         self.wrong = QLabel()
+        self.box.setMinimumHeight(26)
         self.row.addWidget(self.box)
         self.row.addWidget(self.wrong)
         self.row.addStretch(1)
@@ -657,6 +658,13 @@ def entry_line(entry: Entry) -> str:
     """One line of words on a part: the first sentence of its summary."""
     first = entry.summary.split(". ")[0].strip()
     return first if first.endswith(".") or not first else f"{first}."
+
+
+def fixed_font(theme: Theme) -> QFont:
+    """The system's font of equal widths. The family is set by name, because a parent's font would override it."""
+    font = theme.font(SIZE_TEXT, fixed=True)
+    font.setFamily(font.family())
+    return font
 
 
 def column(parent: QWidget, spacing: int = SPACE_XS) -> QVBoxLayout:

@@ -12,8 +12,9 @@ from PySide6.QtCore import QRect, QSize, Qt
 from PySide6.QtGui import QImage, QPainter, QPaintEvent, QPalette
 from PySide6.QtWidgets import QPlainTextEdit, QVBoxLayout, QWidget
 
+from app.forms.fields import fixed_font
 from app.places import label
-from app.theme import SIZE_SMALL, SIZE_TEXT, SPACE_S, Theme
+from app.theme import SIZE_SMALL, SPACE_S, Theme
 
 DIVERGING = ((0.0, (33, 102, 172)), (0.5, (247, 247, 247)), (1.0, (227, 114, 26)))
 
@@ -61,7 +62,7 @@ class FigureView(QWidget):
             return heat_map(self.figure, self.theme)
         text = QPlainTextEdit(str(self.figure.get("text", "")))
         text.setReadOnly(True)
-        text.setFont(self.theme.font(SIZE_TEXT, fixed=True))
+        text.setFont(fixed_font(self.theme))
         return text
 
 

@@ -12,9 +12,11 @@ from PySide6.QtWidgets import QGridLayout, QLabel, QSizePolicy, QToolButton, QWi
 from app.forms.fields import UNSET, Field, FormContext, help_text, make_field, title_of, toml_text
 from app.places import button, label
 from app.theme import SPACE_S, SPACE_XS
+from engine.catalog import Catalog
 from engine.errors import Problem
 
 LABEL_WIDTH = 116
+FORM_WIDTH = 640
 RESET = "↺"
 
 
@@ -52,7 +54,7 @@ class Row:
         self.label = _field_label(title)
         self.reset = QToolButton()
         self.reset.setText(RESET)
-        self.reset.setFixedSize(22, 22)
+        self.reset.setFixedSize(24, 26)
         policy = self.reset.sizePolicy()
         policy.setRetainSizeWhenHidden(True)
         self.reset.setSizePolicy(policy)
@@ -64,7 +66,7 @@ class Row:
     def show(self, value: Any, problems: Sequence[Problem]) -> None:
         self.field.show_value(value, problems)
         own = self.field.own_problems(problems)
-        sentence = "\n".join(_sentence(problem) for problem in own)
+        sentence = "\n".join(_sentence(problem, self.field.context.catalog) for problem in own)
         self.problem.setText(sentence)
         self.problem.setVisible(bool(sentence))
         self.field.mark(sentence)
@@ -96,6 +98,8 @@ class Form(QWidget):
     def __init__(self, schema: Mapping[str, Any], path: str, context: FormContext):
         super().__init__()
         self.path = path
+        self.context = context
+        self.setMaximumWidth(FORM_WIDTH)
         self.rows: dict[str, Row] = {}
         self._unknown: dict[str, tuple[QLabel, QWidget]] = {}
         self.grid = QGridLayout(self)
@@ -151,7 +155,7 @@ class Form(QWidget):
         for name, value in values.items():
             if name not in self.rows and name not in ("use", "enabled"):
                 path = f"{self.path}.{name}" if self.path else name
-                sentences = [_sentence(p) for p in problems if p.path == path]
+                sentences = [p.message for p in problems if p.path == path]
                 if sentences:
                     unknown[path] = f"{name} = {toml_text(value)}: {' '.join(sentences)}"
         for path in [path for path in self._unknown if path not in unknown]:
@@ -180,6 +184,7 @@ def _field_label(title: str) -> QLabel:
     return widget
 
 
-def _sentence(problem: Problem) -> str:
+def _sentence(problem: Problem, catalog: Catalog) -> str:
+    """The problem's message as a sentence of its own; the id of a part stays as it is written."""
     message = problem.message
-    return message[:1].upper() + message[1:]
+    return message if message.split(" ", 1)[0] in catalog.parts else message[:1].upper() + message[1:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from PySide6.QtGui import QColor, QFont, QKeyEvent, QMouseEvent, QPainter, QPale
 from PySide6.QtWidgets import QAbstractItemView, QListView, QStyledItemDelegate, QStyleOptionViewItem, QWidget
 
 from app.forms.chooser import Index, draw_background, draw_text
+from app.forms.fields import list_text
 from app.recipes import RecipeDocument
 from app.theme import SPACE_L, SPACE_S, Theme
 from engine.recipe import SECTIONS, Section
@@ -161,7 +162,10 @@ def outline(document: RecipeDocument) -> list[Line]:
 def _section(document: RecipeDocument, section: Section, mark: str) -> Line:
     chosen = document.get(section.name) is not None
     if not section.kind:
-        return Line("section", section.name, section.title, "", chosen, mark=mark, words=section.words)
+        said = document.get(section.name)
+        settings = said.items() if isinstance(said, Mapping) else ()
+        part = ", ".join(f"{name.replace('_', ' ')} {list_text(value)}" for name, value in settings) or "defaults"
+        return Line("section", section.name, section.title, part, chosen, mark=mark, words=section.words)
     entry, use = document.entry(section.name), document.use(section.name)
     part = entry.name if entry else use or "none"
     return Line("section", section.name, section.title, part, chosen, mark=mark, words=section.words)

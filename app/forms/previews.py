@@ -34,6 +34,7 @@ from engine.errors import Problem
 SETTLE_MS = 350
 POLL_MS = 120
 PATIENCE_S = 90.0
+WORKING = "The engine works it out …"
 
 
 class Previewer(QObject):
@@ -67,6 +68,7 @@ class Previewer(QObject):
         if not self.active or self.document.catalog is None:
             return
         if self.document.text == self._text:
+            self._say(WORKING if self._command is not None else "")
             return
         self._say("" if self._readable() else "The preview comes back when the problems are gone.")
         if self._readable():
@@ -86,7 +88,7 @@ class Previewer(QObject):
         self._text = text
         self._command = None
         self._poll.stop()
-        self._say("The engine works it out …")
+        self._say(WORKING)
         asked = text
 
         def got(command: int) -> None:
@@ -179,6 +181,7 @@ class Table(QTableWidget):
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setTabKeyNavigation(False)
         self.setWordWrap(False)
+        self.setStyleSheet("QTableView::item { padding: 0 6px; }")
         header = self.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(stretch, QHeaderView.ResizeMode.Stretch)

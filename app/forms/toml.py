@@ -9,8 +9,9 @@ from PySide6.QtCore import QTimer
 from PySide6.QtGui import QColor, QKeyEvent, QKeySequence, QSyntaxHighlighter, QTextCharFormat, QTextCursor, QTextFormat
 from PySide6.QtWidgets import QLabel, QPlainTextEdit, QTextEdit, QVBoxLayout, QWidget
 
+from app.forms.fields import fixed_font
 from app.recipes import RecipeDocument
-from app.theme import SIZE_TEXT, SPACE_S, Theme
+from app.theme import SPACE_S, Theme
 
 TYPING_MS = 150
 RULES = (
@@ -154,7 +155,7 @@ class TomlPane(QWidget):
         return {line for line in lines if line is not None}
 
     def _restyle(self) -> None:
-        self.edit.setFont(self.theme.font(SIZE_TEXT, fixed=True))
+        self.edit.setFont(fixed_font(self.theme))
         self._show_problem()
 
 

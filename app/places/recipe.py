@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import QSize, Qt, QTimer
-from PySide6.QtGui import QDragEnterEvent, QDropEvent
+from PySide6.QtGui import QDragEnterEvent, QDropEvent, QResizeEvent
 from PySide6.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
     QLineEdit,
     QMenu,
+    QSizePolicy,
     QTabWidget,
     QToolButton,
     QVBoxLayout,
@@ -193,6 +194,7 @@ class RecipePlace(Place):
         self.difference = DifferencePanel(self.document)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
+        self.tabs.tabBar().setDrawBase(False)
         self.tabs.tabBar().setAccessibleName("Preview of the recipe")
         self.tabs.tabBar().setExpanding(False)
         pages = {
@@ -237,15 +239,17 @@ class RecipePlace(Place):
             ("redo", "Redo", self.document.stack.redo),
         ):
             row.addWidget(self._tool(name, words, run))
-        row.addStretch(1)
         self.reason = label("", "muted")
+        self.reason.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        self.reason.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.reason.setObjectName("why-not")
         self.seeds = QLineEdit()
         self.seeds.setFixedWidth(110)
         self.seeds.setAccessibleName("Seeds")
         self.seeds.setToolTip("One run for each seed: 0, 1, 2 or 0-4. Empty: the recipe's own seed.")
         self.seeds.textChanged.connect(self._show_train)
         self.train_button = button("Train", self.train, "primary")
-        row.addWidget(self.reason)
+        row.addWidget(self.reason, 1)
         row.addWidget(label("Seeds", "muted"))
         row.addWidget(self.seeds)
         row.addWidget(self.train_button)
@@ -294,6 +298,10 @@ class RecipePlace(Place):
             self._autosave.start()
         self._show_train()
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._show_train()
+
     def _show_history(self, _index: Any = None) -> None:
         stack = self.document.stack
         for name, can, text in (
@@ -311,7 +319,8 @@ class RecipePlace(Place):
         self.train_button.setToolTip(reason or "Puts the recipe into the queue (Ctrl+Return).")
         self.train_button.setAccessibleDescription(reason)
         self.seeds.setPlaceholderText(str(self.document.recipe.seed))
-        self.reason.setText(self.reason.fontMetrics().elidedText(reason, Qt.TextElideMode.ElideRight, 420))
+        width = max(self.reason.width(), 60)
+        self.reason.setText(self.reason.fontMetrics().elidedText(reason, Qt.TextElideMode.ElideRight, width))
         self.reason.setToolTip(reason)
         count = len(self.document.problems)
         self.tabs.setTabText(1, f"Problems {count}" if count else "Problems")
