@@ -55,8 +55,9 @@ def tick_text(value: float, spacing: float) -> str:
     """A tick's number with as many digits as its neighbours need."""
     if abs(value) < spacing * 1e-6:
         return "0"
-    if abs(value) >= 1e15 or (0 < spacing < 1e-5):
-        return f"{value:.3g}".replace("-", "−")
+    if abs(value) >= 1e15 or 0 < spacing < 1e-4:
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "−")
     for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= scale:
             digits = max(0, min(3, -math.floor(math.log10(spacing / scale) + 1e-9)))
@@ -82,8 +83,8 @@ def clock_text(value: float, spacing: float) -> str:
 class ChartView(pg.ViewBox):
     """The plotted area: wheel zooms x, drag pans x, double click resets, right click opens the chart's menu."""
 
-    reset = Signal()
-    menu = Signal(QPointF)
+    reset_wanted = Signal()
+    menu_wanted = Signal(QPointF)
     moved = Signal()  # by a person
 
     def __init__(self) -> None:
@@ -102,12 +103,12 @@ class ChartView(pg.ViewBox):
         self.moved.emit()
 
     def mouseDoubleClickEvent(self, event: Any) -> None:
-        self.reset.emit()
+        self.reset_wanted.emit()
 
     def mouseClickEvent(self, event: Any) -> None:
         if event.button() == Qt.MouseButton.RightButton:
             event.accept()
-            self.menu.emit(event.screenPos())
+            self.menu_wanted.emit(event.screenPos())
 
 
 class Legend(QWidget):
@@ -143,7 +144,7 @@ class Legend(QWidget):
         baseline = round(middle + metrics.ascent() / 2 - 1)
         for (pen, name, value), wide in zip(self._entries[:shown], widths[:shown], strict=True):
             painter.setPen(pen)
-            painter.drawLine(QPointF(x + 6, middle), QPointF(x + 20, middle))
+            painter.drawLine(QPointF(x + 4, middle), QPointF(x + 20, middle))
             painter.setPen(self._theme.colour("muted"))
             painter.drawText(x + 24, baseline, name)
             painter.setPen(self._theme.colour("text"))
@@ -172,6 +173,7 @@ class Chart(QFrame):
         self.smoothing = SMOOTHING[1]
         self.logarithmic = False
         self.span: tuple[float, float] | None = None
+        self.whole: tuple[float, float] | None = None  # all of x, where it is more than the curves'
         self.y_floor: float | None = None  # the axis starts here when the data lie above
         self.y_ceiling: float | None = None
         self._items: dict[str, tuple[pg.PlotCurveItem, pg.PlotCurveItem, pg.FillBetweenItem | None]] = {}
@@ -247,6 +249,12 @@ class Chart(QFrame):
             self._set_ranges()
             self.refresh()
 
+    def set_whole(self, whole: tuple[float, float] | None) -> None:
+        """What 'all of x' is, so that several charts share one axis."""
+        if whole != self.whole:
+            self.whole = whole
+            self._set_ranges()
+
     def set_title(self, title: str) -> None:
         self.title = title
         self._title.setText(title)
@@ -307,8 +315,8 @@ class Chart(QFrame):
         column.addWidget(self.head)
         column.addWidget(self.canvas, 1)
         self.view.moved.connect(self._moved)
-        self.view.reset.connect(self._reset)
-        self.view.menu.connect(self._open_menu)
+        self.view.reset_wanted.connect(self._reset)
+        self.view.menu_wanted.connect(self._open_menu)
         self.view.sigResized.connect(lambda _view: self.refresh())
         self.canvas.scene().sigMouseMoved.connect(self._hover)
         self.canvas.viewport().installEventFilter(self)
@@ -317,6 +325,7 @@ class Chart(QFrame):
         """Takes the theme's colours."""
         theme = self.theme
         self._title.setFont(theme.font(SIZE_SMALL, bold=True))
+        self.canvas.setBackground(theme.colour("surface"))
         line, muted = theme.colour("line"), theme.colour("muted")
         for axis in (self.left, self.bottom):
             axis.setPen(pg.mkPen(line))
@@ -371,8 +380,8 @@ class Chart(QFrame):
 
     def _draw(self, curve: Curve, data: Drawn) -> None:
         if curve.key not in self._items:
-            raw = pg.PlotCurveItem(connect="finite")
-            smooth = pg.PlotCurveItem(connect="finite")
+            raw = pg.PlotCurveItem(connect="finite", antialias=True)
+            smooth = pg.PlotCurveItem(connect="finite", antialias=True)
             smooth.setZValue(2)
             self.view.addItem(raw, ignoreBounds=True)
             self.view.addItem(smooth, ignoreBounds=True)
@@ -416,6 +425,8 @@ class Chart(QFrame):
         lasts = [drawn.last_x for drawn in all_drawn if math.isfinite(drawn.last_x)]
         if self.span is not None:
             low, high = self.span
+        elif self.whole is not None:
+            low, high = self.whole
         elif firsts:
             low, high = min(firsts), max(lasts)
         else:
@@ -453,7 +464,7 @@ class Chart(QFrame):
             drawn = self.drawn.get(curve.key)
             value = words.number(drawn.last) if drawn is not None and drawn.last is not None else ""
             entries.append(
-                (self.theme.pen(curve.colour, 2, curve.validation), curve.name, f"{value} {self.unit}".strip())
+                (self.theme.pen(curve.colour, 1.5, curve.validation), curve.name, f"{value} {self.unit}".strip())
             )
         self._legend.show_entries(entries)
 

@@ -87,6 +87,7 @@ class Rail(QFrame):
         entry.setToolTip(f"{text} ({key})")
         entry.setAccessibleName(text)
         entry.setIconSize(QSize(22, 22))
+        entry.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         entry.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextUnderIcon)
         entry.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         entry.setFixedHeight(52)
@@ -101,9 +102,10 @@ class TopBar(QFrame):
         self.context = context
         self.setObjectName("topbar")
         self.setFixedHeight(42)
-        self.workspace = button(context.workspace.folder.name, lambda: None, "link", str(context.workspace.folder))
+        self.workspace = button(context.workspace.folder.name, lambda: None, "quiet", str(context.workspace.folder))
         self.workspace.setAccessibleName(f"Workspace {context.workspace.folder.name}")
         self.workspace.setMenu(workspace_menu)
+        self.workspace.setProperty("menued", True)
         self.field = button("Search or run a command", lambda: context.actions.start("window.palette"))
         self.field.setObjectName("paletteField")
         self.field.setFixedWidth(360)
@@ -112,8 +114,9 @@ class TopBar(QFrame):
         inner.setContentsMargins(8, 0, 8, 0)
         inner.addStretch()
         inner.addWidget(self.hint)
-        self.engine = button("engine: looking", lambda: None, "link")
+        self.engine = button("engine: looking", lambda: None, "quiet")
         self.engine.setMenu(engine_menu)
+        self.engine.setProperty("menued", True)
         self.engine.setLayoutDirection(Qt.LayoutDirection.LeftToRight)
         row = QHBoxLayout(self)
         row.setContentsMargins(SPACE_S, 0, SPACE_S, 0)
@@ -386,6 +389,7 @@ class Window(QMainWindow):
         self.current = widget.id
         self.settings.setValue("place", widget.id)
         self.stack.setCurrentWidget(widget)
+        widget.setFocus()
         widget.on_screen = True
         widget.shown()
         widget.refresh()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,7 @@ from app.curves import Curve, Drawn, utilization
 from app.places import Context, Empty, button
 from app.theme import SPACE_M, SPACE_S
 
-COLUMN_WIDTH = 340
+COLUMN_WIDTH = 300
 ROW_HEIGHT = 210
 SPLITS = ("train", "val", "test")
 UTILIZATION = "utilization"
@@ -55,7 +56,7 @@ def chart_of(series: str) -> tuple[str, str, str]:
         return LAYERS, rest, ""
     if rest in ("lr", "gradient-norm"):
         return rest, head, ""
-    return series, series, ""
+    return series, "", ""
 
 
 def chart_title(name: str) -> str:
@@ -69,7 +70,7 @@ def plan_charts(
     """The charts of these runs. One run: colours by line where a chart has many; several: a colour each run."""
     plans: dict[str, Plan] = {}
     for run in runs:
-        several = f"{run['name'] or run['id']} · " if len(runs) > 1 else ""
+        several = f"{run['name'] or run['id']} " if len(runs) > 1 else ""
         for info in series.get(run["id"], []):
             chart, line, split = chart_of(info.name)
             if (split == "test" and info.count < 2) or (chart == LAYERS and len(runs) > 1):
@@ -78,7 +79,7 @@ def plan_charts(
             own = colours.index(run["id"])
             other = len(plan.curves) if chart == LAYERS or (len(runs) == 1 and "@" in info.name) else 0
             plan.curves.append(
-                Curve(f"{run['id']} {info.name}", several + line, other or own, run["id"], info.name,
+                Curve(f"{run['id']} {info.name}", f"{several} {line}".strip(), other or own, run["id"], info.name,
                       validation=split in ("val", "test"), smooth=chart not in ("lr", "sparsity", LAYERS))
             )  # fmt: skip
             plan.points += info.count
@@ -86,6 +87,8 @@ def plan_charts(
         lines = ["cpu", *(f"gpu{number}" for number in range(gpus))]
         curves = [Curve(line, line, number, smooth=False) for number, line in enumerate(lines)]
         plans[UTILIZATION] = Plan(UTILIZATION, curves)
+    for plan in plans.values():
+        plan.curves.sort(key=lambda curve: curve.validation)  # training first, as it is drawn first
     ranks = {name: rank for rank, name in enumerate(FIRST)}
     ordered = sorted(plans.values(), key=lambda plan: (ranks.get(plan.name, len(FIRST)), plan.name))
     return {plan.name: plan for plan in ordered}
@@ -124,7 +127,7 @@ class Dashboard(QWidget):
         self.enlarged: str | None = None
         self._pressed: tuple[str, QPoint] | None = None
         self._building: list[str] = []
-        self._gpus = 0
+        self._whole: tuple[float, float] | None = None
         settings = context.settings
         self.clock = str(settings.value("runs/clock", "step"))
         self.smoothing = float(str(settings.value("runs/smoothing", SMOOTHING[1])))
@@ -187,6 +190,7 @@ class Dashboard(QWidget):
 
     def _planned(self, found: tuple[dict[str, list[Any]], int]) -> None:
         series, gpus = found
+        self._whole = self._extent(series)
         if set(series) != {run["id"] for run in self.runs}:
             return
         has_points = any(info.count for infos in series.values() for info in infos)
@@ -203,6 +207,17 @@ class Dashboard(QWidget):
             self._set_curves()
         self._stack.setCurrentWidget(self.scroller if plans else self._empty)
         self._refresh_charts()
+
+    def _extent(self, series: dict[str, list[Any]]) -> tuple[float, float] | None:
+        """The x axis that all charts share: from the start to where the longest run is now."""
+        if self.clock == "step":
+            last = max((info.last_step or 0 for infos in series.values() for info in infos), default=0)
+        else:
+            begun = [run for run in self.runs if run["started"]]
+            live = ("starting", "training", "stopping")
+            now = [time.time() if run["state"] in live else run["ended"] or run["heartbeat"] for run in begun]
+            last = max((end - run["started"] for end, run in zip(now, begun, strict=True) if end), default=0)
+        return (0.0, float(last)) if last > 0 else None
 
     def order(self) -> list[str]:
         """The charts in the order that a person gave them, new ones behind."""
@@ -274,6 +289,7 @@ class Dashboard(QWidget):
             plan = self.plans.get(name)
             if plan is None or not chart.isVisible():
                 continue
+            chart.set_whole(self._whole)
             top = chart.mapTo(self.scroller.viewport(), QPoint(0, 0)).y()
             if top > view.bottom() or top + chart.height() < 0:
                 continue
@@ -312,7 +328,7 @@ class Dashboard(QWidget):
         for chart in self.charts.values():
             chart.set_clock(clock)
         self._set_span(None)
-        self._refresh_charts()
+        self.show_runs(self.runs)
 
     def next_smoothing(self) -> None:
         """None, a little, medium, strong, and round again."""

@@ -82,6 +82,7 @@ class Details(QWidget):
         self.tabs.setDocumentMode(True)
         self.tabs.setAccessibleName("Details of the run")
         self.tabs.setUsesScrollButtons(True)
+        self.tabs.tabBar().setProperty("role", "small")
         for title, page in (
             ("Recipe", self._recipe_page()),
             ("Metrics", self._metrics_page()),

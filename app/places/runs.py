@@ -180,7 +180,7 @@ class RunsPlace(Place):
         column.addLayout(bar)
         column.addWidget(self.list, 1)
         left.setMinimumWidth(220)
-        self._whole = self.splitter("whole", left, self._build_middle(), self._build_details(), sizes=[270, 720, 290])
+        self._whole = self.splitter("whole", left, self._build_middle(), self._build_details(), sizes=[260, 690, 310])
         self._whole.setStretchFactor(0, 0)
         self._whole.setStretchFactor(1, 1)
         self._whole.setStretchFactor(2, 0)
@@ -294,6 +294,9 @@ class RunsPlace(Place):
             lambda log: read_runs(log, archived, LIMIT, sparks), self._show_runs, key="runs-list", owner=self
         )
         self._refresh_selected()
+
+    def shown(self) -> None:
+        self.list.setFocus()
 
     def focus_search(self) -> None:
         self.search.setFocus()
