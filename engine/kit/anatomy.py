@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -50,10 +50,15 @@ class Site:
     parent: nn.Module
     name: str
     role: str
-    features: int  # channels of its output
-    shape: tuple[int, ...] | None = None  # of one sample's output, where it is known
+    features: int  # channels of its output, as it or what runs before it says
     previous: str = ""  # the path of the leaf module that runs before it
     following: str = ""
+    shapes: Callable[[], dict[str, tuple[int, ...]]] = field(default=dict, repr=False, compare=False)
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape of one sample's output, where it is known. The first question costs a pass through the model."""
+        return self.shapes().get(self.path)
 
     def put(self, module: nn.Module) -> None:
         """Puts another module in this place."""
@@ -85,6 +90,7 @@ class Anatomy:
         self.features, self.head, self.example = features, head, example
         self._order = order
         self._sites: list[Site] | None = None
+        self._shapes: dict[str, tuple[int, ...]] | None = None
 
     def path(self, module: nn.Module) -> str:
         """Where a module is in the model."""
@@ -171,15 +177,19 @@ class Anatomy:
         if self._order is not None:
             ran = [path for path in self._order if path in leaves]
             leaves = ran + [path for path in leaves if path not in set(ran)]
-        shapes = output_shapes(self.module, self.example) if self.example is not None else {}
         sites: list[Site] = []
         for i, path in enumerate(leaves):
             module, (above, _, name) = modules[path], path.rpartition(".")
             before, after = leaves[i - 1] if i else "", leaves[i + 1] if i + 1 < len(leaves) else ""
-            features = _features(module, shapes.get(path)) or (sites[-1].features if sites else 0)
+            features = _features(module) or (sites[-1].features if sites else 0)
             role = role_of(module)
-            sites.append(Site(path, module, modules[above], name, role, features, shapes.get(path), before, after))
+            sites.append(Site(path, module, modules[above], name, role, features, before, after, self._output_shapes))
         return sites
+
+    def _output_shapes(self) -> dict[str, tuple[int, ...]]:
+        if self._shapes is None:
+            self._shapes = output_shapes(self.module, self.example) if self.example is not None else {}
+        return self._shapes
 
     def _named(self, name: str) -> nn.Module:
         try:
@@ -300,7 +310,10 @@ def example_input(offer: Offer, batch: int = 2, device: str = "meta") -> Tensor:
 
 
 def output_shapes(module: nn.Module, example: Tensor) -> dict[str, tuple[int, ...]]:
-    """The shape of one sample's output of every module, from a pass on the meta device that changes nothing."""
+    """The shape of one sample's output of every module, from a pass in evaluation mode that leaves no trace.
+
+    It runs where the module is: the first arithmetic on the meta device loads PyTorch's compiler, which takes seconds.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     modes = {m: m.training for m in module.modules()}
 
@@ -311,17 +324,21 @@ def output_shapes(module: nn.Module, example: Tensor) -> dict[str, tuple[int, ..
     handles = [
         m.register_forward_hook(lambda _m, _i, out, path=path: note(path, out)) for path, m in module.named_modules()
     ]
-    state = {n: torch.empty_like(t, device="meta") for n, t in (*module.named_parameters(), *module.named_buffers())}
     try:
         module.eval()
-        with torch.no_grad():
-            torch.func.functional_call(module, state, (like(module, example),))
+        _pass(module, like(module, example))
     finally:
         for handle in handles:
             handle.remove()
         for m, mode in modes.items():
             m.training = mode
     return shapes
+
+
+def _pass(module: nn.Module, example: Tensor) -> None:
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        module(torch.zeros_like(example, device=device))
 
 
 def _stands(path: str, modules: dict[str, nn.Module]) -> bool:
@@ -343,9 +360,7 @@ def _has_role(site: Site, role: str) -> bool:
     return site.role == role or (role == "weight" and site.role in ("linear", "conv"))
 
 
-def _features(module: nn.Module, shape: tuple[int, ...] | None) -> int:
-    if shape:
-        return shape[0] if len(shape) > 2 else shape[-1]
+def _features(module: nn.Module) -> int:
     size = next((getattr(module, name) for name in _SIZES if isinstance(getattr(module, name, None), int)), 0)
     normalized = getattr(module, "normalized_shape", None)
     return int(normalized[-1]) if normalized else size

@@ -241,6 +241,8 @@ class _Follower:
             source = node.args[0] if node.args else None
             if name == "getitem" and source in self.parameters and isinstance(values[1], slice):
                 self.parameters[node] = self.parameters[source]  # type: ignore[index]
+            if layouts and isinstance(out, tuple | list) and any(isinstance(each, Tensor) for each in out):
+                raise Untied(f"nothing is known of {name}()")
             return None
         first = layouts[0]
         if name in _ARITHMETIC:

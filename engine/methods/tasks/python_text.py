@@ -21,7 +21,10 @@ AWAY = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages",
 SMALLEST = 2000  # a file below this is mostly imports
 
 
-@task(name="Python text")
+@task(
+    name="Python text",
+    example={"task": {"characters": 20000, "length": 32}, "model": {"use": "recurrent", "width": 16}},
+)
 class PythonText(Supervised):
     """Predicts the next character of Python source code. The text is the standard library of the Python that runs this.
 
