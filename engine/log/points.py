@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +63,8 @@ def encode(points: Points, line: tuple[float, float] | None = None) -> bytes:
     steps, values = points.steps, points.values
     count = len(steps)
     spacing, step_width, differences = _encode_steps(steps)
-    narrow = values.astype(np.float32)
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32)
     exact = narrow.astype(np.float64).tobytes() == values.tobytes()
     body = [narrow.tobytes() if exact else values.tobytes()]
     if line is not None:
@@ -121,24 +122,23 @@ def decode(blob: bytes) -> Points:
 def summarize(points: Points, block: int) -> bytes | None:
     """The lowest and the highest point of each `block` consecutive points; None where there are too few to be worth it.
 
-    Six rows of numbers: steps, values, times of the lows, then of the highs. NaN counts only where nothing else is.
+    Three rows of numbers: steps, values, times, in ascending order, each point once. NaN counts only where a block
+    holds nothing else.
     """
     count = len(points)
     if count < 2 * block:
         return None
-    whole = count // block * block
-    low = _block_extremes(points.values, whole, block, np.inf, np.argmin)
-    high = _block_extremes(points.values, whole, block, -np.inf, np.argmax)
-    return b"".join(
-        row.tobytes()
-        for chosen in (low, high)
-        for row in (points.steps[chosen], points.values[chosen], points.times[chosen])
-    )
+    if np.isnan(points.values).any():
+        chosen = _lows_and_highs(points.values, np.append(np.arange(0, count, block), count))
+    else:
+        whole = count // block * block
+        picks = [_block_extremes(points.values, whole, block, pick) for pick in (np.argmin, np.argmax)]
+        chosen = np.concatenate(picks)
+    chosen = np.unique(chosen)
+    return b"".join(row[chosen].tobytes() for row in (points.steps, points.values, points.times))
 
 
-def _block_extremes(values: NDArray, whole: int, block: int, worst: float, pick) -> NDArray[np.intp]:
-    if np.isnan(values).any():
-        values = np.where(np.isnan(values), worst, values)
+def _block_extremes(values: NDArray, whole: int, block: int, pick: Callable[..., NDArray[np.intp]]) -> NDArray[np.intp]:
     inside = pick(values[:whole].reshape(-1, block), axis=1) + np.arange(0, whole, block)
     if whole == len(values):
         return inside
@@ -146,17 +146,9 @@ def _block_extremes(values: NDArray, whole: int, block: int, worst: float, pick)
 
 
 def extremes(blob: bytes) -> Points:
-    """The points that `summarize` kept, in ascending order of their steps, each once."""
-    rows = np.frombuffer(blob, "<f8").reshape(6, -1)
-    steps = rows[[0, 3]].view("<i8")
-    swap = steps[0] > steps[1]
-    order = np.where(swap, [[1], [0]], [[0], [1]])
-
-    def interleave(pair: NDArray) -> NDArray:
-        return np.take_along_axis(pair, order, axis=0).T.ravel()
-
-    points = Points(interleave(steps), interleave(rows[[1, 4]]), interleave(rows[[2, 5]]))
-    return points[np.append(True, points.steps[1:] != points.steps[:-1])]
+    """The points that `summarize` kept."""
+    rows = np.frombuffer(blob, "<f8").reshape(3, -1)
+    return Points(rows[0].view("<i8"), rows[1], rows[2])
 
 
 def thin(points: Points, width: int, start: int, stop: int) -> Points:
@@ -168,22 +160,28 @@ def thin(points: Points, width: int, start: int, stop: int) -> Points:
     count = len(points)
     if count <= 2 * width + 2:
         return points
-    buckets = ((points.steps - start) * (width / (stop - start + 1.0))).astype(np.int64)
-    starts = np.concatenate(([0], np.flatnonzero(np.diff(buckets)) + 1))
-    lengths = np.diff(np.append(starts, count))
-    nan = np.isnan(points.values)
-    if nan.any():
-        lows = _first_of(np.where(nan, np.inf, points.values), starts, lengths, np.minimum)
-        highs = _first_of(np.where(nan, -np.inf, points.values), starts, lengths, np.maximum)
-    else:
-        lows = _first_of(points.values, starts, lengths, np.minimum)
-        highs = _first_of(points.values, starts, lengths, np.maximum)
-    return points[np.unique(np.concatenate(([0], lows, highs, [count - 1])))]
+    span, index = stop - start + 1, np.arange(width)
+    # The first step of each bucket, ceil(index * span / width), without a product that could overflow.
+    edges = start + index * (span // width) + -(-(index * (span % width)) // width)
+    bounds = np.unique(np.append(points.steps.searchsorted(edges), count))
+    return points[np.unique(np.concatenate(([0], _lows_and_highs(points.values, bounds), [count - 1])))]
 
 
-def _first_of(values: NDArray, starts: NDArray, lengths: NDArray, kind: np.ufunc) -> NDArray[np.intp]:
+def _lows_and_highs(values: NDArray, bounds: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Where the lowest and the highest value of each group bounds[i]..bounds[i + 1] first stand."""
+    numbers = np.flatnonzero(~np.isnan(values))
+    if len(numbers) == len(values):
+        return np.concatenate([_first_of(values, bounds, kind) for kind in (np.minimum, np.maximum)])
+    inner = numbers.searchsorted(bounds)
+    only_nan = bounds[:-1][np.diff(inner) == 0]
+    if not len(numbers):
+        return only_nan
+    return np.concatenate((only_nan, numbers[_lows_and_highs(values[numbers], np.unique(inner))]))
+
+
+def _first_of(values: NDArray, bounds: NDArray[np.intp], kind: np.ufunc) -> NDArray[np.intp]:
     """Where each group's extreme first stands."""
-    best = kind.reduceat(values, starts)
-    hits = np.flatnonzero(values == np.repeat(best, lengths))
-    groups = np.searchsorted(starts, hits, side="right")
-    return hits[np.concatenate(([True], groups[1:] != groups[:-1]))]
+    starts = bounds[:-1]
+    hits = np.flatnonzero(values == np.repeat(kind.reduceat(values, starts), np.diff(bounds)))
+    groups = starts.searchsorted(hits, side="right")
+    return hits[np.append(True, groups[1:] != groups[:-1])]
