@@ -92,6 +92,8 @@ def connect(
                 raise LogError(f"There is no database at {path}. Name the workspace that holds your runs.")
             _make_private(path)
         uri = f"{path.resolve().as_uri()}?mode={'ro' if readonly else 'rw'}"
+        if readonly and not os.access(path.parent, os.W_OK) and not _has_open_log(path):
+            uri += "&immutable=1"  # no one is writing, and SQLite could not make the files that it reads a WAL with
         connection = sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None, cached_statements=256)
         try:
             _prepare(connection, path, readonly)
@@ -99,6 +101,11 @@ def connect(
             connection.close()
             raise
         return connection
+
+
+def _has_open_log(path: Path) -> bool:
+    log = path.with_name(path.name + "-wal")
+    return log.exists() and log.stat().st_size > 0
 
 
 def _make_private(path: Path) -> None:

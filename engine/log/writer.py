@@ -127,10 +127,12 @@ class SeriesWriter:
     `error` says why, and training goes on.
     """
 
-    def __init__(self, path: str | Path, run: str, *, interval: float = 0.25):
+    def __init__(self, path: str | Path, run: str, *, interval: float = 0.25, patience: float = 5.0):
+        """`interval`: seconds until a point is durable; `patience`: seconds that one flush waits for other writers."""
         self.path = Path(path)
         self.run_id = run
         self.interval = interval
+        self.patience = patience
         self.requested = ""
         self.error: LogError | None = None
         self._handles: dict[str, int] = {}
@@ -198,7 +200,7 @@ class SeriesWriter:
 
     def _left_out(self, handle: int, step: Any, value: Any) -> None:
         try:
-            self._extend[handle](PACK(int(step), float(value)))  # a whole number as a float, a one-element array
+            self._extend[handle](PACK(int(step), float(value)))  # a whole number as a float, an array of no dimension
         except (struct.error, TypeError, ValueError, OverflowError):
             name = self._series[handle].name
             self.event(f"A point of {name} was left out: step {step!r}, value {value!r}.", level="error", kind="log")
@@ -260,7 +262,7 @@ class SeriesWriter:
 
     def _work(self, opened: threading.Event) -> None:
         try:
-            connection = connect(self.path, create=False, patience=5.0)
+            connection = connect(self.path, create=False, patience=self.patience)
         except LogError as error:
             self.error, self._finished = error, True
             opened.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from engine.errors import LogError
 from engine.log import Log, SeriesWriter
+from engine.log import writer as writer_module
 from tests.waiting import until
 
 
@@ -95,6 +97,73 @@ def test_requests_columns_events_and_figures(log: Log) -> None:
         assert row["heartbeat"] > 0
         assert [event["text"] for event in log.events(run)] == ["went well"]
         assert log.figures(run)[0]["data"]["z"] == [[1, 0], [0, 1]]
+
+
+def test_what_is_no_number_is_left_out_and_said(log: Log) -> None:
+    run = log.create_run("")
+    with SeriesWriter(log.path, run) as writer:
+        handle = writer.series("loss")
+        for step, value in ((0, 1), (1, None), (2, "x"), (3.0, np.float32(0.5)), (2**70, 1.0), (4, np.array(2.0))):
+            writer.add(handle, step, value)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="as many"):
+            writer.extend(handle, [5, 6], [1.0])
+    points = log.points(run, "loss")
+    assert (points.steps.tolist(), points.values.tolist()) == ([0, 3, 4], [1.0, 0.5, 2.0])
+    assert [event["level"] for event in log.events(run)] == ["error"] * 3
+
+
+def test_steps_that_do_not_ascend_are_dropped(log: Log) -> None:
+    run = log.create_run("")
+    with SeriesWriter(log.path, run, interval=10) as writer:
+        handle = writer.series("loss")
+        for number, step in enumerate((3, 3, 1, 5, 4, 6)):
+            writer.add(handle, step, number)
+        writer.flush()
+        writer.extend(handle, [6, 2, 7, 7, 8], [10, 11, 12, 13, 14])
+    points = log.points(run, "loss")
+    assert (points.steps.tolist(), points.values.tolist()) == ([3, 5, 6, 7, 8], [0, 3, 5, 12, 14])
+
+
+def test_nothing_is_torn_while_the_thread_takes_points_away(log: Log) -> None:
+    run = log.create_run("")
+    with SeriesWriter(log.path, run, interval=0.0005) as writer:
+        handle = writer.series("loss")
+        for step in range(200_000):
+            writer.add(handle, step, -step)
+    points = log.points(run, "loss")
+    assert len(points) == 200_000
+    assert (points.values == -points.steps).all()
+
+
+def test_a_point_is_readable_within_the_interval(log: Log) -> None:
+    run = log.create_run("")
+    with SeriesWriter(log.path, run, interval=0.25) as writer:
+        handle = writer.series("loss")
+        waits = []
+        for step in range(4):
+            began = time.monotonic()
+            writer.add(handle, step, 1.0)
+            until(lambda step=step: len(log.points(run, "loss")) > step, 5, 0.005)
+            waits.append(time.monotonic() - began)
+        assert sorted(waits)[1] <= 0.3  # a busy machine may hold up one of them
+        points = log.points(run, "loss")
+    assert abs(points.times[-1] - time.time()) < 5
+    assert (np.diff(points.times) > 0).all()
+
+
+def test_the_clock_never_runs_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall, steady = 1000.0, 50.0
+    monkeypatch.setattr(writer_module.clock, "time", lambda: wall)
+    monkeypatch.setattr(writer_module.clock, "monotonic", lambda: steady)
+    times = writer_module.Clock()
+    wall, steady = 1001.0, 51.0
+    assert times.now() == 1001
+    wall, steady = 401.0, 52.0  # set back by ten minutes
+    assert times.now() == 1002
+    wall, steady = 402.0, 53.0
+    assert times.now() == 1003
+    wall, steady = 4002.0, 54.0  # asleep for an hour
+    assert times.now() == 4603
 
 
 def test_an_unknown_run_is_refused(log: Log) -> None:
