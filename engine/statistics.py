@@ -47,7 +47,7 @@ def _beta_fraction(a: Floats, b: Floats, x: Floats) -> Floats:
         odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1.0))
         d, c = _invert(1.0 + odd * d), _away_from_zero(1.0 + odd / c)
         value = value * d * c
-        if np.all(np.abs(d * c - 1.0) < 1e-15):
+        if np.all(np.abs(d * c - 1.0) < 1e-14):
             break
     return value
 
@@ -70,14 +70,17 @@ def student_p(t: ArrayLike, freedom: ArrayLike) -> Floats:
 def student_quantile(freedom: ArrayLike, level: float = 0.95) -> Floats:
     """The t that a Student variable stays within, on both sides, with probability `level`."""
     freedom = np.asarray(freedom, dtype=float)
-    low, high = np.zeros_like(freedom), np.ones_like(freedom)
-    while np.any(outside := student_p(high, freedom) > 1.0 - level):
-        high = np.where(outside, high * 2.0, high)
-    for _ in range(80):
-        middle = (low + high) / 2.0
-        outside = student_p(middle, freedom) > 1.0 - level
-        low, high = np.where(outside, middle, low), np.where(outside, high, middle)
-    return (low + high) / 2.0
+    with np.errstate(invalid="ignore"):
+        log_scale = _log_beta(freedom / 2.0, np.full_like(freedom, 0.5)) + np.log(freedom) / 2.0
+    t = np.zeros_like(freedom)
+    # p falls ever more slowly, so Newton's steps from zero never go too far.
+    for _ in range(100):
+        slope = 2.0 * np.exp(-(freedom + 1.0) / 2.0 * np.log1p(t * t / freedom) - log_scale)
+        step = (student_p(t, freedom) - (1.0 - level)) / slope
+        t = t + step
+        if not np.any(np.abs(step) > 1e-12 * t):
+            break
+    return t
 
 
 def welch(
