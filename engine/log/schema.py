@@ -92,15 +92,24 @@ def connect(
                 raise LogError(f"There is no database at {path}. Name the workspace that holds your runs.")
             _make_private(path)
         uri = f"{path.resolve().as_uri()}?mode={'ro' if readonly else 'rw'}"
-        if readonly and not os.access(path.parent, os.W_OK) and not _has_open_log(path):
-            uri += "&immutable=1"  # no one is writing, and SQLite could not make the files that it reads a WAL with
-        connection = sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None, cached_statements=256)
         try:
-            _prepare(connection, path, readonly)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+            return _open(uri, path, readonly, patience)
+        except sqlite3.OperationalError:
+            # A folder that may not be written to: SQLite could not make the files that it reads a WAL with. Without a
+            # WAL all is in the one file.
+            if not readonly or _has_open_log(path):
+                raise
+            return _open(f"{uri}&immutable=1", path, readonly, patience)
+
+
+def _open(uri: str, path: Path, readonly: bool, patience: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None, cached_statements=256)
+    try:
+        _prepare(connection, path, readonly)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _has_open_log(path: Path) -> bool:
