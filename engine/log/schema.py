@@ -94,10 +94,10 @@ def connect(
         uri = f"{path.resolve().as_uri()}?mode={'ro' if readonly else 'rw'}"
         try:
             return _open(uri, path, readonly, patience)
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
             # A folder that may not be written to: SQLite could not make the files that it reads a WAL with. Without a
             # WAL all is in the one file.
-            if not readonly or _has_open_log(path):
+            if not readonly or _has_open_log(path) or "locked" in str(error):
                 raise
             return _open(f"{uri}&immutable=1", path, readonly, patience)
 
