@@ -7,6 +7,7 @@ divergence is seen in what it fetched.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -436,15 +437,19 @@ def train(
     threads = torch.get_num_threads()
     with ExitStack() as undo:
         undo.enter_context(forked(device))
-        if document["training"]["threads"]:
-            torch.set_num_threads(document["training"]["threads"])
-            undo.callback(torch.set_num_threads, threads)
+        undo.callback(torch.set_num_threads, threads)
+        torch.set_num_threads(document["training"]["threads"] or sensible_threads())
         run = assemble(document, Recorder(sink or Memory()), device)
         trainer = Trainer(run, folder)
         run.recorder.sink.run(environment=environment(run))
         if prepare is not None:
             prepare(trainer)
         return trainer.train()
+
+
+def sensible_threads() -> int:
+    """All cores but one, which the window and the log need: a pool that must wait for a busy core stalls every layer."""
+    return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else max((os.cpu_count() or 2) - 1, 1)
 
 
 def environment(run: Run) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class Training:
         accumulate: Micro-batches that a step is split into, to save memory.
         precision: Arithmetic of the forward pass; bf16 and fp16 keep the weights in fp32.
         device: Where to train; auto takes the first free GPU, or the CPU.
-        threads: CPU threads; 0 takes one a core.
+        threads: CPU threads; 0 takes all cores but one.
         compile: Compile the model with torch.compile; falls back with a message where a part forbids it.
         evaluate_every: Epochs between evaluations on the validation split; 0 evaluates at the end alone.
         checkpoint_every: Seconds between checkpoints.
