@@ -38,7 +38,7 @@ class Engine:
         self._local = threading.local()
         self._lock = threading.Lock()
         self._started: subprocess.Popen[bytes] | None = None
-        self._started_at = 0.0
+        self._patience_ends = 0.0
         self._greeted: int | None = None
 
     @property
@@ -61,7 +61,10 @@ class Engine:
     def service(self) -> dict[str, Any] | None:
         """What the living service says of itself (pid, started, heartbeat, version, spare, slots), or None."""
         state: dict[str, Any] | None = self.log.meta("service")
-        return state if state and lives(state.get("pid"), state.get("started")) else None
+        if not state or not lives(state.get("pid"), state.get("started")):
+            return None
+        self._patience_ends = 0.0  # it came up: when it is gone, it is gone
+        return state
 
     def alive(self) -> bool:
         return self.service() is not None
@@ -75,10 +78,9 @@ class Engine:
                     self._greeted = state["pid"]
                     self.log.command("hello", pid=os.getpid())
                 return
-            if self._started is not None:
-                if self._started.poll() is None and time.monotonic() - self._started_at < START_PATIENCE:
-                    return
-            self._start()
+            starting = self._started is not None and self._started.poll() is None
+            if not starting or time.monotonic() > self._patience_ends:
+                self._start()
 
     def _start(self) -> None:
         output = self.workspace.folder / "engine.log"
@@ -91,7 +93,7 @@ class Engine:
         except OSError as error:
             reason = error.strerror or error
             raise ServiceError(f"The background engine could not be started: {reason}. See {output}.") from None
-        self._started_at = time.monotonic()
+        self._patience_ends = time.monotonic() + START_PATIENCE
 
     def shutdown(self, *, now: bool = False) -> int:
         """Asks the service to end after the last run; `now`: at once, and workers train on without it."""
@@ -139,7 +141,8 @@ class Engine:
         return self._ask("prioritize", run, priority=priority, position=position)
 
     def delete(self, run: str) -> int:
-        """Takes an ended run away, with all that was logged of it. (A run's commands go with it, so this one is not its.)"""
+        """Takes an ended run away, with all that was logged of it."""
+        # A run's commands go with it: this one must stay, to be answered, and so belongs to none.
         return self._ask("delete", None, target=run)
 
     def configure(self, *, slots: int) -> int:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,14 +39,14 @@ def lives(pid: int | None, seen: float | None) -> bool:
         return True
 
 
-def environment(**extra: str) -> dict[str, str]:
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a child: finds this project's packages, and never a folder that happens to be current."""
     values = dict(os.environ)
     paths = [str(ROOT), *filter(None, values.get("PYTHONPATH", "").split(os.pathsep))]
     values["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     values["PYTHONSAFEPATH"] = "1"
     values["PYTHONUNBUFFERED"] = "1"
-    values.update(extra)
+    values.update(extra or {})
     return values
 
 
@@ -56,7 +56,7 @@ def python(module: str) -> list[str]:
 
 
 def spawn(
-    command: Sequence[str], output: IO[Any], *, stdin: int = subprocess.DEVNULL, **extra: str
+    command: Sequence[str], output: IO[Any], *, stdin: int = subprocess.DEVNULL, extra: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
     """Starts a process in a session of its own, so that neither Ctrl+C nor the parent's end reaches it."""
     detached: dict[str, Any] = {"start_new_session": True}
@@ -67,7 +67,7 @@ def spawn(
         stdin=stdin,
         stdout=output,
         stderr=subprocess.STDOUT,
-        env=environment(**extra),
+        env=environment(extra),
         close_fds=True,
         **detached,
     )

@@ -140,8 +140,8 @@ class Scheduler:
                 self._start(run, device=device)
 
     def _start(self, run: Run | None, from_states: Sequence[str] = ("queued",), **columns: Any) -> bool:
-        if run is None:
-            return False
+        if run is None or run["id"] in self.workers:
+            return False  # its last worker has written its end, but is not gone yet
         name = run["id"]
         columns |= {"pid": os.getpid(), "heartbeat": time.time(), "request": "", "message": "", "ended": None}
         if not self.log.transition(name, list(from_states), "starting", **columns):

@@ -1,4 +1,4 @@
-"""The service of one workspace: a scheduler that also carries out commands, answers questions and samples the machine."""
+"""The service of one workspace: a scheduler that also carries out commands, answers questions, samples the machine."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ class Service:
         self._end_now = False
         self._beat = 0.0
         self._busy = time.monotonic()
+        self._idle = False
         self._asked = 0.0
         self._answers: queue.SimpleQueue[tuple[int, Future[dict[str, Any]]]] = queue.SimpleQueue()
         self._question: int | None = None
@@ -94,7 +95,7 @@ class Service:
         self.monitor.start()
         logger.info("service of %s started as process %d", self.workspace.folder, os.getpid())
         try:
-            while not self._finished():
+            while not (self._finished() and self._say_goodbye()):
                 try:
                     self._turn()
                 except Exception:  # one bad row or a full disk must not end the watch over everything else
@@ -108,6 +109,25 @@ class Service:
         finally:
             self.close()
 
+    def _say_goodbye(self) -> bool:
+        """Takes the heartbeat back, then looks once more: False when something was asked in between.
+
+        A client asks first and looks for a heartbeat then. So either it sees that we are gone, or we see what it asked.
+        """
+        self.log.set_meta("service", None)
+        if self._end_now:
+            return True
+        asked = self.log.take_commands()
+        for command in asked:
+            self._carry_out(command)
+        if not asked and not self.scheduler.queued():
+            return True
+        self._busy = time.monotonic()
+        self._idle = False
+        self._write_heartbeat()
+        self.scheduler.look_again()
+        return False
+
     def end(self) -> None:
         """Makes `run` return soon; safe in a signal handler, as setting an event there would not be."""
         self._end_now = True
@@ -115,8 +135,6 @@ class Service:
     def close(self) -> None:
         self.monitor.stop()
         self.clerk.close()
-        if self.workspace.database.exists():
-            self.log.set_meta("service", None)
         self.scheduler.close()
         logger.info("service ended")
 
@@ -150,6 +168,7 @@ class Service:
         self.clients = {pid: process for pid, process in self.clients.items() if process.is_running()}
         if self.clients or self.scheduler.queued() or self.scheduler.active():
             self._busy = now
+        self._idle = now - self._busy > self.idle_seconds
         if self.clerk.pid is not None and self._question is None and now - self._asked > CLERK_IDLE:
             self.clerk.close()
 
@@ -159,7 +178,7 @@ class Service:
         if self.ending and not self.scheduler.queued():
             # A paused run keeps its process, and the next service takes it over.
             return all(run["state"] == "paused" for run in self.scheduler.active())
-        return time.monotonic() - self._busy > self.idle_seconds
+        return self._idle
 
     # ---------------------------------------------------------------- commands
 

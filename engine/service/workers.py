@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import subprocess
@@ -50,7 +51,7 @@ def launch(command: Sequence[str], workspace: Workspace, run: str, **environment
     """Starts a process for one run; what it prints goes to a file in the run's folder."""
     output = workspace.run_folder(run) / "worker.log"
     with output.open("ab") as file:
-        process = spawn([*command, "--workspace", str(workspace.folder), "--run", run], file, **environment)
+        process = spawn([*command, "--workspace", str(workspace.folder), "--run", run], file, extra=environment)
     return Worker(run, process, output)
 
 
@@ -69,7 +70,7 @@ class Spare:
                 [*command, "--workspace", str(workspace.folder), "--spare"],
                 file,
                 stdin=subprocess.PIPE,
-                **environment,
+                extra=environment,
             )
 
     @property
@@ -105,23 +106,16 @@ class Spare:
         kill(self.process.pid)
         self.process.wait()
         if self.process.stdin is not None and not self.process.stdin.closed:
-            try:
+            with contextlib.suppress(OSError):  # the pipe is broken already
                 self.process.stdin.close()
-            except OSError:  # the pipe is broken already
-                pass
         self.output.unlink(missing_ok=True)
 
 
 def sources_stamp(workspace: Workspace) -> tuple[int, int]:
     """How many source files training may import, and the newest one's time: both stay while nothing is edited."""
-    count = newest = 0
+    times = []
     for folder in (ROOT / "engine", workspace.parts_folder):
-        for path, _, files in os.walk(folder):
-            for name in files:
-                if name.endswith(".py"):
-                    try:
-                        newest = max(newest, os.stat(os.path.join(path, name)).st_mtime_ns)
-                    except FileNotFoundError:  # renamed between the listing and the look: an edit anyway
-                        newest += 1
-                    count += 1
-    return count, newest
+        for path in folder.rglob("*.py"):
+            with contextlib.suppress(FileNotFoundError):  # renamed between the listing and the look: the count tells
+                times.append(path.stat().st_mtime_ns)
+    return len(times), max(times, default=0)

@@ -1,4 +1,4 @@
-"""A clerk that speaks the protocol: it answers with the length of the recipe, refuses, waits or dies as the text says."""
+"""A clerk that speaks the protocol: answers with the length of the recipe, refuses, waits or dies as the text says."""
 
 from __future__ import annotations
 

@@ -112,6 +112,19 @@ def test_one_of_two_schedulers_gets_a_run(log: Log, make_scheduler: Make) -> Non
     assert [one.start(run), other.start(run)] == [True, False]
 
 
+def test_a_run_resumed_before_its_worker_is_gone_waits_for_its_end(log: Log, make_scheduler: Make) -> None:
+    scheduler = make_scheduler()
+    run = log.create_run("steps = 2000\npause = 0.02")
+    turn_until(scheduler, lambda: state(log, run) == "training")
+    first = scheduler.workers[run]
+    log.update_run(run, state="queued", pid=None)
+    scheduler.turn()
+    assert scheduler.workers[run] is first and state(log, run) == "queued"
+    first.process.kill()
+    turn_until(scheduler, lambda: state(log, run) == "training")
+    assert scheduler.workers[run] is not first
+
+
 def test_a_restricted_scheduler_leaves_other_runs_alone(log: Log, make_scheduler: Make) -> None:
     other, mine = log.create_run("steps = 1"), log.create_run("steps = 1")
     child = log.create_run("steps = 1", sweep=mine)
