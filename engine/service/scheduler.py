@@ -226,6 +226,11 @@ class Scheduler:
 
     # ---------------------------------------------------------------- the spare worker
 
+    def warm_up(self) -> None:
+        """Starts a spare worker now, for a run that will be started soon."""
+        if self.spare is None:
+            self.spare = Spare(self.worker_command, self.workspace, **self._threads())
+
     def _tend_spare(self, now: float) -> None:
         if not self.keep_spare:
             return
@@ -244,7 +249,7 @@ class Scheduler:
         # Importing takes seconds of processor time: a run that starts right now has the first claim on it.
         starting = any(run["state"] == "starting" for run in self.active())
         if now >= self._spare_due or (not starting and not self._spare_failures):
-            self.spare = Spare(self.worker_command, self.workspace, **self._threads())
+            self.warm_up()
 
 
 class Room:

@@ -1,0 +1,240 @@
+"""`main.py train`: trains a recipe here. The run stays in the workspace, and a window that is open shows it live."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from engine.commands.check import add_settings, preview_problems, read_recipe
+from engine.commands.cli import DONE, FAILED, INTERRUPTED, add_json, add_workspace, open_workspace
+from engine.commands.output import console, duration, print_json, print_table
+from engine.errors import AthanorError, RecipeError
+from engine.service import verbs
+from engine.service.client import create_run
+from engine.service.scheduler import Scheduler
+from engine.service.states import RESUMABLE, TERMINAL
+from engine.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+REFRESH = 0.2
+LINE_EVERY = 5.0
+"""Seconds between two lines where the output is no terminal and a bar cannot move."""
+
+LOSS = "train/loss"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE.toml")
+    add_settings(parser)
+    parser.add_argument("--seed", type=int, metavar="N", help="the seed of all random numbers")
+    add_workspace(parser)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    workspace = open_workspace(options.workspace)
+    settings = list(options.settings)
+    if options.seed is not None:
+        settings.append(f"seed={options.seed}")
+    return train_file(workspace, options.recipe, settings, as_json=options.json)
+
+
+def train_file(workspace: Workspace, path: str | Path, settings: Sequence[str] = (), *, as_json: bool = False) -> int:
+    """Checks a recipe, trains it, prints the result; returns the exit code. Nothing starts where it is not in order."""
+    text = read_recipe(str(path), settings)
+    with Session(workspace, as_json=as_json) as session:
+        session.begin(text)
+        return session.follow()
+
+
+class Session:
+    """One run, followed from this terminal to its end."""
+
+    def __init__(self, workspace: Workspace, *, as_json: bool = False, worker_command: Sequence[str] | None = None):
+        self.workspace = workspace
+        self.as_json = as_json
+        self.run = ""
+        self.interrupts = 0
+        self.scheduler = Scheduler(workspace, only="", worker_command=worker_command)
+        self.log = self.scheduler.log
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Session:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            self._before[name] = signal.signal(name, self._interrupt)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name, handler in self._before.items():
+            signal.signal(name, handler)
+        self.scheduler.close()
+
+    def _interrupt(self, *_: object) -> None:
+        self.interrupts += 1
+        if not self.run:
+            raise KeyboardInterrupt
+
+    # ---------------------------------------------------------------- starting
+
+    def begin(self, text: str) -> None:
+        """Starts a worker, asks whether the parts fit while it imports torch, and gives it the run when they do."""
+        self.scheduler.warm_up()
+        problems = preview_problems(self.workspace, text)
+        if problems:
+            raise RecipeError(problems)
+        # Not queued: a background service would take it.
+        self.run = create_run(self.log, text, state="starting")
+        self._start(["starting"])
+
+    def resume(self, name: str) -> None:
+        row = verbs.find(self.log, name)
+        state = row["state"]
+        self.run = row["id"]
+        if state == "paused" and verbs.has_process(row):
+            verbs.resume(self.log, row)
+            self.scheduler.only = self.run
+        elif state in (*RESUMABLE, "queued", "paused"):
+            self._start([*RESUMABLE, "queued", "paused"])
+        else:
+            verbs.resume(self.log, row)  # says why not
+
+    def _start(self, states: list[str]) -> None:
+        self.scheduler.only = self.run
+        if not self.scheduler.start(self.run, states):
+            row = verbs.find(self.log, self.run)
+            raise AthanorError(row["message"] or f"Run {self.run} could not be started: it is {row['state']}.")
+
+    # ---------------------------------------------------------------- following
+
+    def follow(self) -> int:
+        """Shows the progress until the run has ended, then its result."""
+        with self._progress() as show:
+            shown = 0.0
+            while True:
+                self.scheduler.turn()
+                row = verbs.find(self.log, self.run)
+                self._pass_interrupts_on(row)
+                if time.monotonic() - shown > REFRESH or row["state"] in TERMINAL:
+                    shown = time.monotonic()
+                    show(row)
+                if row["state"] in TERMINAL and self.run not in self.scheduler.workers:
+                    break
+                self.scheduler.wait()
+        self._print(row)
+        if row["state"] == "stopped":
+            return INTERRUPTED if self.interrupts else DONE
+        return DONE if row["state"] == "done" else FAILED
+
+    def _pass_interrupts_on(self, row: dict[str, Any]) -> None:
+        if row["state"] in TERMINAL:
+            return
+        if self.interrupts > 1:
+            self.scheduler.kill(self.run)
+        elif self.interrupts and row["request"] != "stop":
+            verbs.stop(self.log, row)
+            print("\nStopping after a checkpoint. Ctrl+C again ends it at once.", file=sys.stderr)
+
+    def _progress(self) -> _Bar | _Lines:
+        if self.as_json and not sys.stderr.isatty():
+            return _Lines(every=float("inf"))
+        return _Bar() if sys.stderr.isatty() else _Lines(LINE_EVERY)
+
+    # ---------------------------------------------------------------- the result
+
+    def document(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "id": row["id"],
+            "state": row["state"],
+            "steps": row["step"],
+            "seconds": row["seconds"],
+            "metrics": row["metrics"] or {},
+            "weights": row["weights"],
+        }
+
+    def _print(self, row: dict[str, Any]) -> None:
+        if row["message"] and row["state"] != "done":
+            print(row["message"], file=sys.stderr)
+        if self.as_json:
+            print_json(self.document(row))
+            return
+        rows = [("run", row["id"]), ("state", row["state"]), ("steps", row["step"]), ("time", duration(row["seconds"]))]
+        rows += list((row["metrics"] or {}).items())
+        rows += [("weights", (row["weights"] or "-")[:16])]
+        print_table(("", row["name"] or "result"), rows, numbers=(1,))
+        self._draw_loss()
+
+    def _draw_loss(self) -> None:
+        from engine.commands.curve import draw
+
+        points = self.log.points(self.run, LOSS, width=128)
+        braille = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        lines = draw(points.steps.tolist(), points.values.tolist(), braille=braille)
+        if lines:
+            print(f"\n{LOSS} by step\n" + "\n".join(lines))
+
+
+def progress_of(row: dict[str, Any]) -> tuple[float, float | None]:
+    """How much is done of how much: steps, or epochs where their number is what is known."""
+    if row["steps"]:
+        return float(row["step"] or 0), float(row["steps"])
+    if row["epochs"]:
+        return float(row["epoch"] or 0), float(row["epochs"])
+    return float(row["step"] or 0), None
+
+
+def describe(row: dict[str, Any]) -> str:
+    from engine.commands.runs import best_metrics
+
+    results = "  ".join(f"{name} {value:.4f}" for name, value in best_metrics(row, 2).items() if value is not None)
+    return f"{row['state']}  {results}".strip()
+
+
+class _Bar:
+    """A bar with the steps, the time left and the newest results."""
+
+    def __enter__(self) -> Callable[[dict[str, Any]], None]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        self.progress: Progress = Progress(*columns, console=console(error=True), refresh_per_second=5)
+        self.task: TaskID = self.progress.add_task("starting", total=None)
+        self.progress.start()
+        return self._show
+
+    def _show(self, row: dict[str, Any]) -> None:
+        done, total = progress_of(row)
+        self.progress.update(self.task, completed=done, total=total, description=describe(row))
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+
+class _Lines:
+    """A line now and then, for logs and pipes."""
+
+    def __init__(self, every: float):
+        self.every = every
+
+    def __enter__(self) -> Callable[[dict[str, Any]], None]:
+        self.last = time.monotonic()
+        return self._show
+
+    def _show(self, row: dict[str, Any]) -> None:
+        if time.monotonic() - self.last >= self.every:
+            self.last = time.monotonic()
+            done, total = progress_of(row)
+            of = f" of {total:.0f}" if total else ""
+            print(f"step {done:.0f}{of}  {describe(row)}", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        pass
