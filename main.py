@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036  (a clone can be started with any Python)
     sys.exit("Athanor needs Python 3.11 or newer; this is " + sys.version.split()[0] + ".")
 
 from engine.commands.cli import run

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 from typing import Any
 
-from engine.commands.cli import DONE, WRONG, add_json, add_workspace, open_workspace
+from engine.commands.cli import DONE, WRONG, add_json, add_workspace, open_workspace, sentences
 from engine.commands.output import print_json, print_table, size
 from engine.errors import AthanorError, Problem, RecipeError
 from engine.workspace import Workspace
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         found = [{"path": p.path, "value": p.value, "message": p.message} for p in problems]
         print_json({"valid": not problems, **preview, "problems": found})
     elif problems:
-        print("\n".join(map(str, problems)), file=sys.stderr)
+        print(sentences(RecipeError(problems)), file=sys.stderr)
     else:
         _print(preview)
     return WRONG if problems else DONE

@@ -48,7 +48,7 @@ def run(words: list[str], window: Window) -> int:
     try:
         return _dispatch(words, window)
     except AthanorError as error:
-        print(error, file=sys.stderr)
+        print(sentences(error), file=sys.stderr)
         return WRONG
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("engine", "app"):
@@ -60,6 +60,12 @@ def run(words: list[str], window: Window) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+
+
+def sentences(error: object) -> str:
+    """An error's lines, each with a capital where it is not the name of a setting that begins it."""
+    lines = str(error).splitlines()
+    return "\n".join(line if ":" in line.split(" ")[0] else line[:1].upper() + line[1:] for line in lines)
 
 
 def _dispatch(words: list[str], window: Window) -> int:
@@ -88,7 +94,7 @@ def _starter() -> Parser:
     parser = Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} [--workspace DIR] | {PROGRAM} COMMAND ...",
-        description="Without a command: opens the window, or, where there is no display, trains the starter recipe here.",
+        description="Without a command: opens the window; where there is no display, trains the starter recipe here.",
         epilog="commands:\n" + "\n".join(lines) + f"\n\n`{PROGRAM} COMMAND --help` says more about one.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -28,7 +29,7 @@ def draw(
     up = (rows - 1) / ((top - low) or 1)
     places = [(round((x - left) * across), rows - 1 - round((y - low) * up)) for x, y in points]
     cells = [[0] * width for _ in range(height)]
-    for one, other in zip(places, places[1:], strict=False):
+    for one, other in itertools.pairwise(places):
         for x, y in _line(one, other):
             cells[y // high][x // wide] |= DOTS[y % high][x % wide] if braille else 1
     labels = [f"{top:.4g}", *[""] * (height - 2), f"{low:.4g}"]

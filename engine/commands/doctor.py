@@ -33,7 +33,8 @@ import json, torch
 cuda = torch.cuda.is_available()
 cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())] if cuda else []
 print(json.dumps({
-    "version": torch.__version__, "built_for_cuda": torch.version.cuda, "cuda": cuda, "threads": torch.get_num_threads(),
+    "version": torch.__version__, "built_for_cuda": torch.version.cuda, "cuda": cuda,
+    "threads": torch.get_num_threads(),
     "cards": [{"name": card.name, "memory": card.total_memory} for card in cards],
 }))
 """

@@ -59,7 +59,7 @@ def choose(known: list[str], options: argparse.Namespace) -> list[str]:
     if options.all:
         return known
     if options.sample is not None:
-        if not 1 <= options.sample:
+        if options.sample < 1:
             raise AthanorError(f"--sample {options.sample}: give a number of 1 or more.")
         return sorted(random.Random(options.seed).sample(known, min(options.sample, len(known))))
     unknown = [name for name in options.ids if name not in known]

@@ -124,12 +124,13 @@ class Session:
                 self.scheduler.turn()
                 row = verbs.find(self.log, self.run)
                 self._pass_interrupts_on(row)
-                if time.monotonic() - shown > REFRESH or row["state"] in TERMINAL:
+                if time.monotonic() - shown > REFRESH:
                     shown = time.monotonic()
                     show(row)
                 if row["state"] in TERMINAL and self.run not in self.scheduler.workers:
                     break
                 self.scheduler.wait()
+            show(row)
         self._print(row)
         if row["state"] == "stopped":
             return INTERRUPTED if self.interrupts else DONE
