@@ -248,6 +248,7 @@ class LineField(Field):
 
     def __init__(self, path: str, schema: Mapping[str, Any], context: FormContext):
         super().__init__(path, schema, context)
+        self._typing = False  # since the last time that the line was left
         self.line = QLineEdit()
         self.line.textEdited.connect(self._typed)
         self.line.editingFinished.connect(self._left)
@@ -269,7 +270,7 @@ class LineField(Field):
         return text
 
     def refresh(self) -> None:
-        if self.line.hasFocus():
+        if self._typing:
             # What is being typed stays, as long as it says the same: '3e-4' does not jump to '0.0003'.
             text = self.line.text()
             said = UNSET if not text.strip() else self.read(text)
@@ -280,12 +281,14 @@ class LineField(Field):
     def show_text(self, text: str) -> None:
         if self.line.text() != text:
             self.line.setText(text)
-            self.line.setCursorPosition(0 if not self.line.hasFocus() else len(text))
+            self.line.setCursorPosition(len(text) if self.line.hasFocus() else 0)
 
     def _typed(self, text: str) -> None:
+        self._typing = True
         self.send(self.read(text) if text.strip() else UNSET)
 
     def _left(self) -> None:
+        self._typing = False
         self.show_text(self.write(self.shown))
         self.settled.emit()
 

@@ -174,6 +174,8 @@ class Form(QWidget):
         at = self.grid.rowCount()
         self.grid.addWidget(words, at, 1, 1, 3)
         self.grid.addWidget(take, at + 1, 2, Qt.AlignmentFlag.AlignLeft)
+        words.show()
+        take.show()
         return words, take
 
 

@@ -77,6 +77,7 @@ class RecipePlace(Place):
         self._restyle()
         if context.catalog is not None:
             self._catalog_ready(context.catalog)
+        self._changed()
         context.worker.ask(self._read_start, self._start, key="recipe-start", owner=self)
 
     # -- called by the window ----------------------------------------------------------------------------------------
