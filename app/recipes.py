@@ -56,7 +56,7 @@ class RecipeDocument(QObject):
     """
 
     changed = Signal()  # the text, the file or what was saved
-    checked = Signal()  # the problems
+    checked = Signal()  # the problems; also sent after every change
 
     def __init__(self, catalog: Catalog | None = None, parent: QObject | None = None):
         super().__init__(parent)
@@ -70,6 +70,8 @@ class RecipeDocument(QObject):
         self._settled = True
         self._last_key = ""
         self._plain: dict[str, Any] | None = None
+        self._saved: tuple[str, Recipe] | None = None  # the saved text, read
+        self._differences: list[Difference] | None = None
 
     # -- what it is ------------------------------------------------------------------------------------------------
 
@@ -127,11 +129,14 @@ class RecipeDocument(QObject):
 
     def differences(self) -> list[Difference]:
         """What differs from the saved text; nothing where one of the two cannot be read."""
-        try:
-            saved = Recipe.parse(self._state.saved)
-        except RecipeError:
-            return []
-        return self.recipe.difference(saved)
+        if self._differences is None:
+            try:
+                if self._saved is None or self._saved[0] != self._state.saved:
+                    self._saved = (self._state.saved, Recipe.parse(self._state.saved))
+                self._differences = self.recipe.difference(self._saved[1])
+            except RecipeError:
+                self._differences = []
+        return self._differences
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
@@ -258,7 +263,7 @@ class RecipeDocument(QObject):
 
     def _take_state(self, state: State) -> None:
         self._state = state
-        self._plain = None
+        self._plain = self._differences = None
         try:
             self.recipe = Recipe.parse(state.text)
             self.broken = None

@@ -41,6 +41,7 @@ class FigureView(QWidget):
     def _again(self) -> None:
         for widget in self._inside:
             self.column.removeWidget(widget)
+            widget.hide()
             widget.deleteLater()
         self._inside = []
         if not self.figure:
@@ -49,7 +50,7 @@ class FigureView(QWidget):
             self._inside.append(label(str(self.figure["title"]), "section"))
         self._inside.append(self._drawn())
         for widget in self._inside:
-            self.column.addWidget(widget)
+            self.column.addWidget(widget, 1 if widget is self._inside[-1] else 0)
         self.setAccessibleName(str(self.figure.get("title", "Figure")))
 
     def _drawn(self) -> QWidget:

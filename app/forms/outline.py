@@ -47,7 +47,6 @@ class OutlineModel(QAbstractListModel):
         super().__init__(parent)
         self.document = document
         self.lines: list[Line] = []
-        document.changed.connect(self.rebuild)
         document.checked.connect(self.rebuild)
         self.rebuild()
 

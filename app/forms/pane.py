@@ -34,7 +34,6 @@ class PartPane(QWidget):
         self.form: Form | None = None
         self._form_of: tuple[str, str, int] | None = None
         self._build()
-        document.changed.connect(self.refresh)
         document.checked.connect(self.refresh)
 
     def _build(self) -> None:

@@ -34,6 +34,7 @@ from engine.errors import Problem
 SETTLE_MS = 350
 POLL_MS = 120
 PATIENCE_S = 90.0
+SPLITS = ("train", "val", "test", "outer")
 WORKING = "The engine works it out …"
 
 
@@ -333,7 +334,8 @@ class DataPanel(Panel):
         data = answer.get("data")
         if not data:
             return
-        counts = (f"{count:,} {name}".replace(",", "\u202f") for name, count in data["splits"].items())
+        splits = sorted(data["splits"].items(), key=lambda item: SPLITS.index(item[0]) if item[0] in SPLITS else 9)
+        counts = (f"{count:,} {name}".replace(",", "\u202f") for name, count in splits)
         self.line.setText("Samples:   " + "   ·   ".join(counts))
         if data.get("figure"):
             self.figure.show_figure(data["figure"])

@@ -63,6 +63,7 @@ class RecipePlace(Place):
         self.loaded = False
         self._waiting: list[dict[str, Any]] = []
         self._training = False
+        self._blank_start = False
         self.previewer = Previewer(context, self.document, self)
         self._build()
         self._autosave = QTimer(self)
@@ -508,6 +509,8 @@ class RecipePlace(Place):
         elif self.context.catalog is not None:
             self.document.start(blank(self.context.catalog).text())
             self._ready()
+        else:
+            self._blank_start = True  # there is nothing to open with; the catalog says what a blank recipe is
 
     def _ready(self) -> None:
         self.loaded = True
@@ -519,8 +522,8 @@ class RecipePlace(Place):
         self.document.set_catalog(catalog)
         self.pane.refresh()
         self.outline.lines.rebuild()
-        if not self.loaded and not self.document.text:
-            self.context.worker.ask(self._read_start, self._start, key="recipe-start", owner=self)
+        if self._blank_start and not self.loaded:
+            self._start(None)
         self._show_waiting()
 
     def _show_waiting(self) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -310,17 +310,15 @@ def test_every_edit_is_kept_in_the_workspace(qtbot: Any, place: RecipePlace) -> 
 
 
 def test_no_edit_blocks_the_window(place: RecipePlace) -> None:
-    """The median of many edits; one slow tick of a busy machine must not decide."""
-    import time
-
+    """The median of many edits, in the time of this thread: a busy machine must not decide."""
     click_line(place, "optimizer")
     line = place.pane.form.rows["lr"].field.line
     took = []
     for digit in "1234567890" * 3:
-        begun = time.perf_counter()
+        begun = time.thread_time()
         QTest.keyClicks(line, digit)
-        took.append(time.perf_counter() - begun)
-    assert sorted(took)[len(took) // 2] < 0.016 * (4 if os.environ.get("CI") else 1)
+        took.append(time.thread_time() - begun)
+    assert sorted(took)[len(took) // 2] < 0.016
 
 
 def test_a_path_is_found_in_the_text() -> None:
