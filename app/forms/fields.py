@@ -14,7 +14,7 @@ from typing import Any
 
 import tomlkit
 from PySide6.QtCore import QEvent, QObject, QStringListModel, Qt, Signal
-from PySide6.QtGui import QFont, QKeyEvent, QWheelEvent
+from PySide6.QtGui import QFont, QKeyEvent, QKeySequence, QWheelEvent
 from PySide6.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -214,6 +214,17 @@ def read_toml(text: str, listed: bool = False) -> Any:
 # -- inputs that behave ------------------------------------------------------------------------------------------------
 
 
+class SharedUndo(QObject):
+    """Leaves the keys of undo to the window: a recipe has one history, whatever has the focus."""
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.ShortcutOverride and isinstance(event, QKeyEvent):
+            if event.matches(QKeySequence.StandardKey.Undo) or event.matches(QKeySequence.StandardKey.Redo):
+                event.ignore()
+                return True
+        return False
+
+
 class ComboBox(QComboBox):
     """Does not change by the wheel while a person scrolls past it."""
 
@@ -250,6 +261,7 @@ class LineField(Field):
         super().__init__(path, schema, context)
         self._typing = False  # since the last time that the line was left
         self.line = QLineEdit()
+        self.line.installEventFilter(SharedUndo(self.line))
         self.line.textEdited.connect(self._typed)
         self.line.editingFinished.connect(self._left)
         self.line.setPlaceholderText(self.placeholder())
@@ -307,6 +319,7 @@ class LinesField(Field):
         super().__init__(path, schema, context)
         self.text = QPlainTextEdit()
         self.text.setTabChangesFocus(True)
+        self.text.installEventFilter(SharedUndo(self.text))
         self.text.setFixedHeight(96)
         self.text.textChanged.connect(self._typed)
         self.row.addWidget(self.text)
