@@ -1,4 +1,4 @@
-"""Masks of weights: which are kept, by size, over a whole tensor or in every small group; and gradients through them."""
+"""Masks of weights: which are kept, over a whole tensor or in every small group, and gradients through them."""
 
 from __future__ import annotations
 

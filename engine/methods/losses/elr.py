@@ -50,8 +50,8 @@ class ELR(Technique):
     Helps: wrong labels, 20 to 80 % of them, with a model large enough to learn them by heart.
     Hurts: clean data, where the model has nothing to ignore; very short runs, before the rows mean anything.
     Cost: a table of training samples times classes, and a softmax a step.
-    Choices: ELR+ (two networks that teach each other on mixed inputs) is not part of it. The total loss may be negative.
-        A ramp of lam, as ELR+ has, is a schedule on `lam`. Where a step mixes samples, the rows remember the mixed ones.
+    Choices: ELR+ (two networks that teach each other on mixed inputs) is not part of it. The total loss may be
+        negative. A ramp, as ELR+ has, is a schedule on `lam`. Where a step mixes samples, the rows remember the mix.
 
     Args:
         lam: Weight of the penalty.
@@ -81,7 +81,9 @@ class ELR(Technique):
         return {**terms, "penalty:elr": self.lam.at(run.progress) * penalty(p, target)}
 
     @classmethod
-    def requires(cls, settings: Mapping[str, Any], task: Task, anatomy: Anatomy, recipe: Mapping[str, Any]) -> str | None:
+    def requires(
+        cls, settings: Mapping[str, Any], task: Task, anatomy: Anatomy, recipe: Mapping[str, Any]
+    ) -> str | None:
         if task.offer.output != "classes":
             return f"It needs a task that offers classes, one target a sample; this one offers {task.offer.output}."
         return None
