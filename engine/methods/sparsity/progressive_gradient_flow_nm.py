@@ -99,6 +99,7 @@ def _read_buffers(module: nn.Module, _keys: Any) -> None:
     paper="Progressive Gradient Flow for Robust N:M Sparsity Training in Transformers",
     arxiv="2402.04744",
     graph="recapture",
+    example={"task": {"use": "digits"}},
 )
 class ProgressiveGradientFlowNM(Technique):
     """Keeps the n largest of every m neighbouring weights, and lets the others fade out over the run instead of
