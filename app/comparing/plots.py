@@ -189,7 +189,7 @@ class Scatter(Plot):
         self.left, self.bottom = WordAxis("left"), WordAxis("bottom")
         for axis in (self.left, self.bottom):
             axis.linkToView(self.view)
-            axis.setZValue(-10)
+            axis.setZValue(-200)  # the view itself lies at -100, and points stand on the grid
             axis.setStyle(tickLength=0, tickTextOffset=4, maxTickLevel=0, autoExpandTextSpace=True)
         self.left.setWidth(48)
         self.bottom.setHeight(18)

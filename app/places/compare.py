@@ -240,7 +240,7 @@ class ComparePlace(Place):
             tool.setIcon(icon(self.context.theme, {"columns": "settings", **ICONS}[name], "muted"))
 
     def _start(self, action: str) -> None:
-        self.context.actions.start(action)
+        self.context.actions.carry_out(action)
 
     def _bind(self) -> None:
         does: dict[str, tuple[Callable[[], Any], Callable[[], bool] | None]] = {
@@ -436,7 +436,7 @@ class ComparePlace(Place):
 
     def _open_recipe(self) -> None:
         run = self._selected_runs()[0]
-        self.context.go("recipe", text=run["recipe"], name=run["name"])
+        self.context.go("recipe", recipe=run["recipe"], name=run["name"])
 
     def _selected_runs(self) -> list[Mapping[str, Any]]:
         runs = self.listing.runs if self.listing is not None else {}
