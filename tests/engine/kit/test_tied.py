@@ -97,7 +97,7 @@ def test_permuting_a_group_leaves_the_function_unchanged(name: str) -> None:
         torch.testing.assert_close(model(x), before, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["mlp", "cnn", "decoder", "joined", "gated"])
 def test_a_group_that_misses_a_member_would_change_the_function(name: str) -> None:
     """Every member matters: leaving one out of the permutation shows."""
     torch.manual_seed(0)
