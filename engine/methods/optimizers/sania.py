@@ -19,7 +19,6 @@ from engine.parts import optimizer
     name="SANIA",
     lr="internal",
     graph="never",
-    example={"optimizer": {"eps": 0.1}},
 )
 class Sania(ForeachOptimizer):
     """Works out its own step size from how far the loss is above its lowest possible value.
@@ -38,8 +37,8 @@ class Sania(ForeachOptimizer):
 
     Cost: As RMSprop: one buffer a weight. `hutchinson` adds a product with the Hessian a sample, about two passes.
 
-    Choices: lr only multiplies the computed step; leave it at 1. eps breaks exact scale invariance, so it is tiny here;
-    networks want a large one, about 0.1. gam is computed as r / (1 + sqrt(1 - r)), which keeps its digits for small r.
+    Choices: lr only multiplies the computed step; leave it at 1. eps breaks exact scale invariance: a linear
+    model wants a tiny one, 1e-8, and a network, which diverges with that, a large one: the default of 0.1. gam is computed as r / (1 + sqrt(1 - r)), which keeps its digits for small r.
 
     Args:
         params: the parameters or groups to optimize
@@ -48,7 +47,7 @@ class Sania(ForeachOptimizer):
             (adam), each with a root or without (sqr), or an estimate of the Hessian's diagonal
         rule: the model of the loss that the step solves: quadratic never moves past the Newton-like step
         beta2: the decay of the running means
-        eps: added to the preconditioner; about 0.1 for networks
+        eps: added to the preconditioner; 1e-8 for linear models
         f_star: the lowest value that the loss can have
         hutchinson_samples: random vectors for the Hessian's diagonal in each step
     """
@@ -62,7 +61,7 @@ class Sania(ForeachOptimizer):
         preconditioner: Literal["identity", "adagrad", "adagrad-sqr", "adam", "adam-sqr", "hutchinson"] = "adam-sqr",
         rule: Literal["quadratic", "linear"] = "quadratic",
         beta2: Decay = 0.999,
-        eps: NonNegative = 1e-8,
+        eps: NonNegative = 0.1,
         f_star: float = 0.0,
         hutchinson_samples: Count = 1,
     ) -> None:

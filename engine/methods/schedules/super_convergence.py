@@ -39,7 +39,7 @@ class SuperConvergence(Schedule):
 
     Helps: Short budgets with SGD and batch normalization, once the peak was found with the range test.
 
-    Hurts: Long budgets, where a plain cosine is as good; models that diverge at high rates.
+    Hurts: Where a cosine is as good, as on small data; models that diverge at high rates.
 
     Cost: Nothing.
 
