@@ -33,7 +33,8 @@ class Sania(ForeachOptimizer):
 
     Helps: Models that can fit every sample, on badly scaled features, when nobody wants to tune a learning rate.
 
-    Hurts: A loss that cannot come near f_star (label smoothing, noise, strong decay): the steps stay too long.
+    Hurts: A loss that cannot come near f_star (label smoothing, noise, strong decay): the steps stay too long. Without
+    eps, an early step along a feature that has hardly a gradient can overshoot far; one run in eight here did.
 
     Cost: As RMSprop: one buffer a weight. `hutchinson` adds a product with the Hessian a sample, about two passes.
 
