@@ -122,6 +122,9 @@ def pareto(points: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.bool_]:
     known = np.flatnonzero(~np.isnan(table).any(axis=1))
     # Whatever beats a row comes before it in this order, and a row on the front beats all that the beaten ones beat.
     order = known[np.lexsort(table[known].T[::-1])]
+    if len(maximize) == 2:
+        front[order[_kept_of_two(table[order])]] = True
+        return front
     kept: list[int] = []
     for row in order:
         others = table[kept]
@@ -130,6 +133,15 @@ def pareto(points: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.bool_]:
             kept.append(int(row))
     front[kept] = True
     return front
+
+
+def _kept_of_two(table: Floats) -> NDArray[np.bool_]:
+    """The same for two columns in one sweep over rows in order: what comes before is at least as good in the first."""
+    first, second = table[:, 0], table[:, 1]
+    least = np.minimum.accumulate(second)
+    new = np.concatenate([[True], least[1:] < least[:-1]])[: len(table)]
+    since = first[np.maximum.accumulate(np.where(new, np.arange(len(table)), 0))]  # where the least was reached
+    return (second == least) & (first == since)
 
 
 def explained(values: Sequence[Any], outcome: ArrayLike, bins: int = 4) -> float | None:

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 from app import words
@@ -62,9 +63,14 @@ class Row:
     name: str
     state: str
     values: tuple[Any, ...]
-    texts: tuple[str, ...]
+    write: Callable[[], tuple[str, ...]]
     settings: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """What the cells say, worked out when first seen: of a thousand rows a screen shows twenty."""
+        return self.write()
 
 
 @dataclass(frozen=True)
@@ -157,46 +163,50 @@ def _run_rows(
             name: {"mean": comparison.number(value), "std": None, "n": 1}
             for name, value in (run.get("metrics") or {}).items()
         }
-        cells = [_run_cell(column, run, own) for column in columns]
-        rows.append(_row(run["id"], (run["id"],), _name(run), str(run["state"]), cells, own, metrics))
+        values = tuple(_run_value(column, run, own) for column in columns)
+        write = partial(_run_texts, columns, values, run)
+        rows.append(Row(run["id"], (run["id"],), _name(run), str(run["state"]), values, write, own, metrics))
     return rows
-
-
-def _row(
-    key: str,
-    runs: tuple[str, ...],
-    name: str,
-    its_state: str,
-    cells: Sequence[tuple[Any, str]],
-    settings: Mapping[str, Any],
-    metrics: Mapping[str, Mapping[str, Any]],
-) -> Row:
-    values, texts = tuple(cell[0] for cell in cells), tuple(cell[1] for cell in cells)
-    return Row(key, runs, name, its_state, values, texts, settings, metrics)
 
 
 def _name(run: Mapping[str, Any]) -> str:
     return str(run.get("name") or run["id"])
 
 
-def _run_cell(column: Column, run: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[Any, str]:
-    if column.kind == "state":
-        word = state(str(run["state"])).word
-        return word, word
-    if column.kind == "name":
-        return _name(run).lower(), _name(run)
+def _run_value(column: Column, run: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
+    """What a cell sorts by."""
     if column.kind == "setting":
-        value = own.get(column.path)
-        return value, comparison.text(value)
+        return own.get(column.path)
     if column.kind == "metric":
-        value = (run.get("metrics") or {}).get(column.path)
-        return value, words.number(value) if isinstance(value, int | float) else "–"
-    if column.kind == "time":
-        return run.get("seconds"), words.duration(run.get("seconds"))
+        return (run.get("metrics") or {}).get(column.path)
+    if column.kind == "state":
+        return state(str(run["state"])).word
+    if column.kind == "name":
+        return _name(run).lower()
     if column.kind == "size":
-        size = comparison.size(run)
-        return size, words.size(size)
-    return run.get("created"), words.moment(run.get("created"))
+        return comparison.size(run)
+    return run.get("seconds" if column.kind == "time" else "created")
+
+
+def _run_texts(columns: Sequence[Column], values: Sequence[Any], run: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(
+        _name(run) if column.kind == "name" else TEXTS[column.kind](value)
+        for column, value in zip(columns, values, strict=True)
+    )
+
+
+def _metric_text(value: Any) -> str:
+    return words.number(value) if isinstance(value, int | float) else "–"
+
+
+TEXTS: dict[str, Callable[[Any], str]] = {
+    "state": str,
+    "setting": comparison.text,
+    "metric": _metric_text,
+    "time": words.duration,
+    "size": words.size,
+    "begun": words.moment,
+}
 
 
 def _group_rows(
@@ -211,7 +221,9 @@ def _group_rows(
         states = {str(run["state"]) for run in members}
         its_state = states.pop() if len(states) == 1 else ""
         key = "group:" + repr(sorted(each["settings"].items()))
-        rows.append(_row(key, tuple(each["runs"]), each["name"], its_state, cells, each["settings"], each["metrics"]))
+        values, texts = tuple(cell[0] for cell in cells), tuple(cell[1] for cell in cells)
+        runs_of, write = tuple(each["runs"]), partial(tuple, texts)
+        rows.append(Row(key, runs_of, each["name"], its_state, values, write, each["settings"], each["metrics"]))
     return rows
 
 

@@ -208,7 +208,6 @@ class TradeOff(QWidget):
                 cell_mean(row, metric),
                 self.context.colours.index(min(row.runs)),
                 row.key in picked,
-                summary_text(row.metrics[metric]) if metric in row.metrics else "",
             )
             for row, x in zip(rows, numbers, strict=True)
         ]

@@ -54,7 +54,6 @@ class Point:
     y: float
     colour: int
     selected: bool = False
-    detail: str = ""
 
 
 def front_of(points: Sequence[Point], x: Axis, y: Axis) -> list[int]:
@@ -80,9 +79,18 @@ class WordAxis(NumberAxis):
         return [(1.0, [float(i) for i in range(len(self.words)) if low <= i <= high])]
 
     def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
+        if self.logMode:
+            return [power_text(value) for value in values]
         if not self.words:
             return super().tickStrings(values, scale, spacing)
         return [self.words[int(value)] for value in values]
+
+
+def power_text(exponent: float) -> str:
+    """A tick of a logarithmic axis; only 1, 2 and 5 of each power of ten are written."""
+    mantissa = 10.0 ** (exponent - math.floor(exponent + 1e-9))
+    near = any(abs(mantissa - kept) < 1e-6 * kept for kept in (1.0, 2.0, 5.0))
+    return words.number(float(f"{10.0**exponent:.3g}"), 1) if near else ""
 
 
 class PointView(pg.ViewBox):
@@ -249,20 +257,28 @@ class Scatter(Plot):
         x, y = self._scaled()
         seen = np.isfinite(x) & np.isfinite(y)
         picked = any(point.selected for point in self.points)
-        spots = []
-        for i in np.flatnonzero(seen):
-            point = self.points[i]
-            colour = QColor(theme.series(point.colour))
-            colour.setAlphaF(1.0 if point.selected or not picked else 0.28)
-            symbol = SYMBOLS[(point.colour // len(theme.tokens.series)) % len(SYMBOLS)]
-            edge = pg.mkPen(theme.colour("text"), width=1.2) if point.selected and i in self.front else pg.mkPen(None)
-            size = 10 if point.selected else 8
-            spots.append(
-                {"pos": (x[i], y[i]), "brush": colour, "pen": edge, "size": size, "symbol": symbol, "data": int(i)}
-            )
-        self._spots.setData(spots)
-        front = [i for i in self.front if seen[i]]
-        self._line.setData(x[front], y[front])
+        brushes: dict[tuple[int, bool], Any] = {}  # shared brushes and pens: each one of its own would be drawn anew
+        none, edge = pg.mkPen(None), pg.mkPen(theme.colour("text"), width=1.2)
+        front, there = set(self.front), np.flatnonzero(seen).tolist()
+        colours = len(theme.tokens.series)
+        for point in self.points:
+            look = (point.colour % colours, point.selected or not picked)
+            if look not in brushes:
+                colour = QColor(theme.series(look[0]))
+                colour.setAlphaF(1.0 if look[1] else 0.28)
+                brushes[look] = pg.mkBrush(colour)
+        shown = [self.points[i] for i in there]
+        self._spots.setData(
+            x=x[seen],
+            y=y[seen],
+            brush=[brushes[p.colour % colours, p.selected or not picked] for p in shown],
+            pen=[edge if self.points[i].selected and i in front else none for i in there],
+            size=np.array([10 if p.selected else 8 for p in shown], dtype=int),
+            symbol=[SYMBOLS[(p.colour // colours) % len(SYMBOLS)] for p in shown],
+            data=there,
+        )
+        line = [i for i in self.front if seen[i]]
+        self._line.setData(x[line], y[line])
         self._line.setPen(pg.mkPen(theme.colour("muted"), width=1.2, style=Qt.PenStyle.DashLine))
 
     def show_all(self) -> None:
@@ -320,7 +336,7 @@ class Scatter(Plot):
         pairs = ((point.x, self.horizontal), (point.y, self.vertical))
         lines = [point.name, *(f"{axis.title}  {_said(value, axis)}" for value, axis in pairs)]
         at = self.canvas.mapToGlobal(self.canvas.mapFromScene(place))
-        QToolTip.showText(at, "\n".join([*lines, point.detail] if point.detail else lines), self.canvas)
+        QToolTip.showText(at, "\n".join(lines), self.canvas)
 
     def _click(self, event: Any) -> None:
         if event.button() == Qt.MouseButton.LeftButton:

@@ -39,7 +39,7 @@ from app.theme import SPACE_S
 MIME = "application/x-athanor-column"
 ROW_HEIGHT = 26
 WIDEST = 260
-SAMPLED = 200  # rows that column widths are measured from
+SAMPLED = 60  # rows that column widths are measured from
 SHEET = """
 QTableView::item { padding: 0 8px; }
 QHeaderView::up-arrow, QHeaderView::down-arrow { image: none; width: 0; height: 0; }

@@ -70,6 +70,7 @@ class ComparePlace(Place):
         self._read_at, self._read_took = 0.0, 0.0
         self._later = self._timer(self.refresh)
         self._chart_timer = self._timer(self._draw)
+        self._scatter_timer = self._timer(self._draw_scatter)
         self._typing = self._timer(lambda: self._look(text=self.search.text().strip()))
         self._build()
         self._bind()
@@ -367,9 +368,14 @@ class ComparePlace(Place):
             return
         rows, metric = self.shown_rows(), self.metric_box.key
         self.overlay.show_rows(rows, bool(self.view.grouping))
-        self.trade_off.show_rows(listing, list(self.table.runs.rows), metric, self.table.selected())
         self.bars.show_rows(listing, rows, metric)
         self._judge(listing, rows, metric)
+        self._scatter_timer.start(0)  # in an event of its own, so that neither takes long
+
+    def _draw_scatter(self) -> None:
+        if self.listing is not None:
+            rows, picked = list(self.table.runs.rows), self.table.selected()
+            self.trade_off.show_rows(self.listing, rows, self.metric_box.key, picked)
 
     def shown(self) -> None:
         self._chart_timer.start(0)

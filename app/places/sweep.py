@@ -154,7 +154,7 @@ class SweepPlace(Place):
         self.importance = Bars(self.context, "Importance")
         self.history = Chart(self.context, "Best so far")
         self.history.set_clock("number")
-        self.history.set_curves([Curve(TRIED, "each run", 7, smooth=False), Curve(BEST, "best", 0, smooth=False)])
+        self.history.set_curves([Curve(BEST, "best", 0, smooth=False), Curve(TRIED, "each run", 7, smooth=False)])
         self.context.theme.changed.connect(self._restyle)
         self._restyle()
         inside = QWidget()
