@@ -233,7 +233,8 @@ class Chooser(QFrame):
         self.search.setClearButtonEnabled(True)
         self.list = EntryList(f"Parts of kind {kind}")
         self.list.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.none = QLabel("Nothing has these words. Try fewer of them.")
+        words = "Nothing has these words. Try fewer of them."
+        self.none = QLabel(words if entries else f"The catalog has no part of kind {kind}.")
         self.none.setProperty("role", "muted")
         self.none.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.none.hide()

@@ -218,10 +218,11 @@ class SharedUndo(QObject):
     """Leaves the keys of undo to the window: a recipe has one history, whatever has the focus."""
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        if event.type() == QEvent.Type.ShortcutOverride and isinstance(event, QKeyEvent):
-            if event.matches(QKeySequence.StandardKey.Undo) or event.matches(QKeySequence.StandardKey.Redo):
-                event.ignore()
-                return True
+        keys = (QKeySequence.StandardKey.Undo, QKeySequence.StandardKey.Redo)
+        override = event.type() == QEvent.Type.ShortcutOverride and isinstance(event, QKeyEvent)
+        if override and any(event.matches(key) for key in keys):  # type: ignore[attr-defined]
+            event.ignore()
+            return True
         return False
 
 

@@ -264,7 +264,8 @@ class ModelPanel(Panel):
         if frozen:
             parts.append(f"{words.number(frozen)} of them frozen")
         if model.get("flops") is not None:
-            parts.append(f"{words.number(model['flops'])} FLOP a sample")
+            flops = words.number(model["flops"])
+            parts.append(f"{flops}{'' if flops[-1:].isalpha() else ' '}FLOP a sample")
         parts.append(f"about {words.size(model['memory_bytes'])} to train")
         if answer.get("steps"):
             parts.append(f"{answer['steps']:,} steps".replace(",", "\u202f"))

@@ -401,9 +401,10 @@ class Card(QWidget):
 
     def _restyle(self) -> None:
         tokens = self.context.theme.tokens
-        self.formula.setFont(fixed_font(self.context.theme))
+        font = fixed_font(self.context.theme)
         self.formula_area.setStyleSheet(
             f"QScrollArea {{ background: {tokens.raised}; border: 1px solid {tokens.line}; border-radius: 6px; }}"
+            f"QLabel#formula {{ font-family: '{font.family()}'; font-size: {font.pixelSize()}px; }}"
         )
         self.plot.update()
 

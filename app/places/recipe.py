@@ -79,7 +79,8 @@ class RecipePlace(Place):
         if context.catalog is not None:
             self._catalog_ready(context.catalog)
         self._changed()
-        context.worker.ask(self._read_start, self._start, key="recipe-start", owner=self)
+        # On the reader's thread, because the worker's may be busy with the catalog for a while.
+        context.reader.ask(self._read_start, self._start, key="recipe-start", owner=self)
 
     # -- called by the window ----------------------------------------------------------------------------------------
 
@@ -90,7 +91,7 @@ class RecipePlace(Place):
         self.previewer.set_active(False)
 
     def opened(self, **what: Any) -> None:
-        """Comes with `add` or `trial` (a part's id), `recipe` (a text), `path` (a file) or `select` (a path)."""
+        """Comes with `add` or `trial` (a part's id), `text` (a recipe, perhaps its `name`), `file` or `select`."""
         if not what:
             return
         if not self.loaded or self.context.catalog is None:
@@ -100,10 +101,11 @@ class RecipePlace(Place):
             self.add_part(str(what["add"]))
         if what.get("trial"):
             self.try_part(str(what["trial"]))
-        if what.get("recipe"):
-            self.take_text(str(what["recipe"]), what.get("name"))
-        if what.get("path"):
-            self.open_file(Path(what["path"]))
+        text = what.get("text") or what.get("recipe")
+        if text:
+            self.take_text(str(text), what.get("name"))
+        if what.get("file"):
+            self.open_file(Path(what["file"]))
         if what.get("select"):
             self.outline.select(str(what["select"]))
 
