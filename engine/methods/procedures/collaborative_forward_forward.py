@@ -107,12 +107,13 @@ class CollaborativeForwardForward(Procedure):
     Each layer has an optimizer of its own and moves only by its own L_k.
 
     Helps: where no backward pass through the network is possible or wanted.
-    Hurts: accuracy, some points below backpropagation; the answer costs a pass for each class.
+    Hurts: accuracy, some points below backpropagation; the answer costs a pass for each class. With a theta of its own
+        (about 2) plain forward-forward does as well.
     Cost: two forward passes, and backward passes that end within a layer; no activations are kept across layers.
     Choices: it trains the blocks of the recipe's model; the label enters by weights of its own beside the first
         layer's, and the model's head is not used. All layers move at once, from one forward pass. theta stands against
         the sum over layers: about 2 a layer. The mean of squares starts below 0.01 for inputs of unit length, and with
-        a theta of 2 it does not learn.
+        a theta of 2 it hardly learns.
 
     Args:
         theta: Goodness above which a sample counts as true.
