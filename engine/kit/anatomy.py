@@ -279,7 +279,8 @@ def _find_blocks(module: nn.Module, head: str) -> list[nn.Module]:
         if container is module or isinstance(container, (nn.Sequential, nn.ModuleList)):
             kept = [child for child in container.children() if any(p.dim() > 1 for p in child.parameters())]
             kept = [child for child in kept if not _inside(module.get_submodule(head), child)]
-            if len(kept) > len(best) or (len(kept) == len(best) and best and best[0] is container):
+            inside = bool(best) and best[0] is container  # a list that was the only weighted child of its parent
+            if len(kept) > len(best) or (len(kept) == len(best) and inside):
                 best = kept
     return best
 
