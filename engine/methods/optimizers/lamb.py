@@ -35,7 +35,7 @@ class _Layerwise(ForeachOptimizer):
         ratios = list(ratio.unbind())
         torch._foreach_mul_(directions, ratios)
         for state, one in zip(bundle.states, ratios, strict=True):
-            state["trust_ratio"] = one.clone()
+            state["trust_ratio"] = one
 
 
 def _norms(some: list[Tensor]) -> Tensor:

@@ -31,7 +31,7 @@ class Lion(ForeachOptimizer):
 
     Hurts: Small batches, whose gradient signs are mostly noise; and any rate meant for Adam: it is far too high here.
 
-    Cost: One buffer a weight, half of Adam's; a little less arithmetic.
+    Cost: One buffer a weight, half of Adam's. On small models its step takes half as long again as the fused AdamW's.
 
     Choices: Decay is multiplied by the rate. No bias correction. The buffer has 32 bits beside 16-bit weights.
 

@@ -38,8 +38,9 @@ class Sania(ForeachOptimizer):
 
     Cost: As RMSprop: one buffer a weight. `hutchinson` adds a product with the Hessian a sample, about two passes.
 
-    Choices: lr only multiplies the computed step; leave it at 1. eps breaks exact scale invariance: a linear
-    model wants a tiny one, 1e-8, and a network, which diverges with that, a large one: the default of 0.1. gam is computed as r / (1 + sqrt(1 - r)), which keeps its digits for small r.
+    Choices: lr only multiplies the computed step; leave it at 1. eps breaks exact scale invariance: a linear model
+    wants a tiny one, 1e-8, and a network, which diverges with that, a large one: the default of 0.1. gam is computed
+    as r / (1 + sqrt(1 - r)), which keeps its digits for small r.
 
     Args:
         params: the parameters or groups to optimize
