@@ -36,7 +36,7 @@ RECIPE_SCHEMA: dict[str, Any] = {
         },
     },
 }
-INLINE_WIDTH = 100
+INLINE_WIDTH = 72
 HEADING = re.compile(r"\[{1,2}[A-Za-z]")
 
 
@@ -57,6 +57,7 @@ class RecipeDocument(QObject):
 
     changed = Signal()  # the text, the file or what was saved
     checked = Signal()  # the problems; also sent after every change
+    refused = Signal(str)  # a change that cannot be made now, with the reason
 
     def __init__(self, catalog: Catalog | None = None, parent: QObject | None = None):
         super().__init__(parent)
@@ -218,7 +219,13 @@ class RecipeDocument(QObject):
         self._settled = True
 
     def edit(self, words: str, change: Callable[[Recipe], None], key: str = "") -> None:
-        """Carries out a change of the recipe. With a key, it joins the step before of the same key."""
+        """Carries out a change of the recipe. With a key, it joins the step before of the same key.
+
+        While the text cannot be read it is refused: what was typed there would be lost.
+        """
+        if self.broken is not None:
+            self.refused.emit("The recipe's text cannot be read. Mend it first, in the tab TOML.")
+            return
         recipe = Recipe.parse(self.recipe.text())
         change(recipe)
         text = _tidied(recipe)

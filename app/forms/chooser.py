@@ -30,6 +30,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from app.forms.evidence import spoken
 from app.forms.fields import entry_line
 from app.theme import SIZE_SMALL, SPACE_S, SPACE_XS
 from engine.catalog import Entry
@@ -106,7 +107,8 @@ class EntryModel(QAbstractListModel):
         if role == EVIDENCE:
             return self.evidence.get(entry.id)
         if role == Qt.ItemDataRole.ToolTipRole:
-            return entry.summary
+            measured = self.evidence.get(entry.id)
+            return f"{entry.summary}\n{spoken(measured)}" if measured else entry.summary
         if role == Qt.ItemDataRole.AccessibleTextRole:
             return f"{entry.name}, {entry.slot}. {entry_line(entry)}"
         return None

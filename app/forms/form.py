@@ -78,6 +78,7 @@ class Row:
         self.words = help_text(self.field.schema)
         for widget in (self.label, self.field):
             widget.setToolTip(self.words)
+            widget.setWhatsThis(self.words)
         inputs = self.field.inputs()
         if inputs:
             self.label.setBuddy(inputs[0])

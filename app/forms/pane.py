@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QHBoxLayout, QScrollArea, QSizePolicy, QVBoxLayout
 
 from app.forms.chooser import Chooser
 from app.forms.fields import UNSET, FormContext
-from app.forms.form import Form
+from app.forms.form import FORM_WIDTH, Form
 from app.forms.parts import PartButton
 from app.places import button, label
 from app.recipes import RECIPE_SCHEMA, RecipeDocument
@@ -60,7 +60,9 @@ class PartPane(QWidget):
         for widget in (self.card, self.advice, self.out):
             links.addWidget(widget)
         links.addStretch(1)
-        head = QVBoxLayout()
+        top = QWidget()
+        top.setMaximumWidth(FORM_WIDTH + SPACE_M)
+        head = QVBoxLayout(top)
         head.setContentsMargins(SPACE_M, SPACE_M, SPACE_M, 0)
         head.setSpacing(SPACE_S)
         for item in (self.banner, self.title, self.chooser_button, self.summary):
@@ -78,7 +80,7 @@ class PartPane(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
-        column.addLayout(head)
+        column.addWidget(top)
         column.addWidget(self.area, 1)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self.setMinimumWidth(300)
@@ -105,7 +107,8 @@ class PartPane(QWidget):
         self._show_head(section, kind, entry)
         self._show_form(catalog, entry)
         self.area.setEnabled(not broken)
-        self.chooser_button.setEnabled(not broken)
+        for widget in (self.chooser_button, self.advice, self.out):
+            widget.setEnabled(not broken)
 
     def _show_head(self, section: Any, kind: str, entry: Entry | None) -> None:
         self.title.setText((section.title if section else "Recipe").upper())

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import QSize, Qt, QTimer
-from PySide6.QtGui import QDragEnterEvent, QDropEvent, QResizeEvent
+from PySide6.QtGui import QDragEnterEvent, QDropEvent, QPainter, QPaintEvent, QPalette
 from PySide6.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
+    QLabel,
     QLineEdit,
     QMenu,
     QSizePolicy,
@@ -72,6 +73,7 @@ class RecipePlace(Place):
         self._autosave.timeout.connect(self._write_draft)
         self.document.changed.connect(self._changed)
         self.document.checked.connect(self._show_train)
+        self.document.refused.connect(self._complain)
         self._bind()
         context.catalog_ready.connect(self._catalog_ready)
         context.theme.changed.connect(self._restyle)
@@ -243,9 +245,7 @@ class RecipePlace(Place):
             ("redo", "Redo", self.document.stack.redo),
         ):
             row.addWidget(self._tool(name, words, run))
-        self.reason = label("", "muted")
-        self.reason.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        self.reason.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.reason = OneLine()
         self.reason.setObjectName("why-not")
         self.seeds = QLineEdit()
         self.seeds.setFixedWidth(110)
@@ -302,10 +302,6 @@ class RecipePlace(Place):
             self._autosave.start()
         self._show_train()
 
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        super().resizeEvent(event)
-        self._show_train()
-
     def _show_history(self, _index: Any = None) -> None:
         stack = self.document.stack
         for name, can, text in (
@@ -323,8 +319,7 @@ class RecipePlace(Place):
         self.train_button.setToolTip(reason or "Puts the recipe into the queue (Ctrl+Return).")
         self.train_button.setAccessibleDescription(reason)
         self.seeds.setPlaceholderText(str(self.document.recipe.seed))
-        width = max(self.reason.width(), 60)
-        self.reason.setText(self.reason.fontMetrics().elidedText(reason, Qt.TextElideMode.ElideRight, width))
+        self.reason.setText(reason)
         self.reason.setToolTip(reason)
         count = len(self.document.problems)
         self.tabs.setTabText(1, f"Problems {count}" if count else "Problems")
@@ -378,7 +373,8 @@ class RecipePlace(Place):
             return "The catalog of parts is being read."
         if problems:
             more = f" And {len(problems) - 1} more." if len(problems) > 1 else ""
-            return f"{problems[0]}{more}"
+            first = str(problems[0])
+            return f"{first if problems[0].path else first[:1].upper() + first[1:]}{more}"
         if self.chosen_seeds() is None:
             return "Seeds are whole numbers such as 0, 1, 2 or 0-4."
         return ""
@@ -552,6 +548,20 @@ class RecipePlace(Place):
 
     def _complain(self, sentence: str) -> None:
         self.context.message(sentence, level="error")
+
+
+class OneLine(QLabel):
+    """Words at the right end of one line, cut with an ellipsis where they do not fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        painter.setPen(self.palette().color(QPalette.ColorRole.PlaceholderText))
+        cut = self.fontMetrics().elidedText(self.text(), Qt.TextElideMode.ElideRight, self.width())
+        painter.drawText(self.rect(), int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter), cut)
 
 
 def read_seeds(text: str, own: int) -> list[int] | None:

@@ -200,6 +200,9 @@ def test_broken_text_waits_for_the_person(qtbot: Any, place: RecipePlace) -> Non
     assert not place.train_button.isEnabled()
     place.save()
     assert (place.context.workspace.folder / DRAFT).read_text() == TEXT + "[budget\n", "nothing typed is lost"
+    with qtbot.waitSignal(place.context.said) as said:
+        place.document.take("techniques.0")
+    assert "Mend it first" in said.args[0] and place.document.text == TEXT + "[budget\n"
     place.document.drop_broken()
     assert place.pane.banner.isHidden() and place.train_button.isEnabled()
 
