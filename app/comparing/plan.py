@@ -61,6 +61,7 @@ class Plan(QWidget):
         self.document.checked.connect(self._show)
         context.catalog_ready.connect(self._take_catalog)
         self._offer()
+        self._show()
         if context.catalog is not None:
             self.read_base()
 

@@ -96,8 +96,9 @@ class SweepPlace(Place):
     def _build(self) -> None:
         self.plan = Plan(self.context)
         self.plan.started.connect(self._start)
-        middle = self._middle()
-        whole = self.splitter("columns", self.plan, middle, self._insight(), sizes=[340, 560, 310])
+        middle, self.insight = self._middle(), self._insight()
+        self.insight.hide()  # until there is a sweep
+        whole = self.splitter("columns", self.plan, middle, self.insight, sizes=[340, 560, 310])
         for i, factor in enumerate((0, 1, 0)):
             whole.setStretchFactor(i, factor)
         column = QVBoxLayout(self)
@@ -204,6 +205,7 @@ class SweepPlace(Place):
         self.which.offer((sweep["id"], _title(sweep)) for sweep in sweeps)
         self.which.setCurrentIndex(max(0, self.which.findData(chosen)))
         self.middle.setCurrentIndex(1 if sweeps else 0)
+        self.insight.setVisible(bool(sweeps))
         self.listing = listing
         self.context.colours.assign(listing.runs)
         sweep = self.sweeps.get(chosen)
