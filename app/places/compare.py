@@ -442,7 +442,7 @@ class ComparePlace(Place):
 
     def _open_recipe(self) -> None:
         run = self._selected_runs()[0]
-        self.context.go("recipe", recipe=run["recipe"], name=run["name"])
+        self.context.go("recipe", text=run["recipe"], name=run["name"])
 
     def _selected_runs(self) -> list[Mapping[str, Any]]:
         runs = self.listing.runs if self.listing is not None else {}

@@ -310,7 +310,7 @@ class SweepPlace(Place):
 
     def _open_best(self) -> None:
         if (run := self._best_run()) is not None:
-            self.context.go("recipe", recipe=run["recipe"], name=run["name"])
+            self.context.go("recipe", text=run["recipe"], name=run["name"])
 
     def _show_best(self) -> None:
         if (run := self._best_run()) is not None:

@@ -122,7 +122,7 @@ def test_runs_of_the_sweep_and_the_best_of_them(qtbot, place):
     went = []
     place.context.went.connect(lambda where, what: went.append((where, what)))
     qtbot.mouseClick(place.open_best, Qt.MouseButton.LeftButton)
-    assert went[0][0] == "recipe" and Recipe.parse(went[0][1]["recipe"]).get("optimizer.lr") == pytest.approx(
+    assert went[0][0] == "recipe" and Recipe.parse(went[0][1]["text"]).get("optimizer.lr") == pytest.approx(
         10 ** (-4 + 4 / 3)
     )
     qtbot.mouseClick(place.compare_all, Qt.MouseButton.LeftButton)
