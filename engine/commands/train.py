@@ -63,6 +63,7 @@ class Session:
         self.as_json = as_json
         self.run = ""
         self.interrupts = 0
+        self._asked = False
         self.scheduler = Scheduler(workspace, only="", worker_command=worker_command)
         self.log = self.scheduler.log
         self._before: dict[signal.Signals, Any] = {}
@@ -141,7 +142,8 @@ class Session:
             return
         if self.interrupts > 1:
             self.scheduler.kill(self.run)
-        elif self.interrupts and row["request"] != "stop":
+        elif self.interrupts and not self._asked:
+            self._asked = True
             verbs.stop(self.log, row)
             print("\nStopping after a checkpoint. Ctrl+C again ends it at once.", file=sys.stderr)
 

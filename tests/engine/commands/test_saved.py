@@ -1,0 +1,90 @@
+"""The commands that read and end saved runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from engine.commands.cli import run
+from engine.log import Log
+from engine.workspace import Workspace
+
+
+def command(workspace: Workspace, *words: str) -> int:
+    return run([*words, "--workspace", str(workspace.folder)], lambda *_: 99)
+
+
+def document(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_runs_newest_first_and_what_is_no_number_as_null(
+    workspace: Workspace, log: Log, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older, newer = log.create_run("", name="older"), log.create_run("", name="newer", state="diverged")
+    log.update_run(newer, metrics={"test/loss": float("nan"), "test/score": 0.5})
+    assert command(workspace, "runs", "--json") == 0
+    rows = document(capsys)
+    assert [row["id"] for row in rows] == [newer, older]
+    assert rows[0]["metrics"] == {"test/loss": None, "test/score": 0.5}
+    assert command(workspace, "runs") == 0
+    assert "newer" in capsys.readouterr().out
+
+
+def test_runs_of_an_empty_workspace(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(workspace, "runs", "--json") == 0
+    assert document(capsys) == []
+    assert command(workspace, "runs") == 0
+    assert "no run" in capsys.readouterr().out
+
+
+def test_compare_shows_only_what_differs(workspace: Workspace, log: Log, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "[unknown]\nx = {x}\nsame = 1\n[more]\nlist = [1, 2]\n"
+    ids = [log.create_run(text.format(x=x), state="done", name=str(x)) for x in (1, 2)]
+    log.update_run(ids[0], metrics={"test/score": 0.5})
+    assert command(workspace, "compare", *ids, "--json") == 0
+    found = document(capsys)
+    assert found["differs"] == [{"path": "unknown.x", "values": {ids[0]: 1, ids[1]: 2}}]
+    assert [row["metrics"] for row in found["runs"]] == [{"test/score": 0.5}, {}]
+    assert command(workspace, "compare", *ids) == 0
+    out = capsys.readouterr().out
+    assert "unknown.x" in out and "unknown.same" not in out
+
+
+def test_compare_knows_defaults(workspace: Workspace, log: Log, capsys: pytest.CaptureFixture[str]) -> None:
+    from engine.catalog import Catalog
+
+    catalog = Catalog.load()
+    plain = f'[task]\nuse = "{catalog.default("task")}"\n[model]\nuse = "{catalog.default("model")}"\n'
+    default = catalog.sections["training"]["properties"]["batch_size"]["default"]
+    ids = [log.create_run(plain), log.create_run(f"{plain}[training]\nbatch_size = {default}\n")]
+    assert command(workspace, "compare", *ids, "--json") == 0
+    assert document(capsys)["differs"] == []
+
+
+def test_a_part_of_an_id_is_enough_if_only_one_has_it(
+    workspace: Workspace, log: Log, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.create_run("", id="aaaa111111", state="queued")
+    log.create_run("", id="aaaa222222", state="queued")
+    assert command(workspace, "stop", "aaaa") == 2
+    assert "start of 2 runs" in capsys.readouterr().err
+    assert command(workspace, "stop", "aaaa1", "--json") == 0
+    assert document(capsys) == {"id": "aaaa111111", "state": "stopped", "step": 0}
+
+
+def test_stop_of_a_dead_run_marks_it(workspace: Workspace, log: Log, capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    run_id = log.create_run("", state="training")
+    log.update_run(run_id, pid=gone.pid, heartbeat=time.time())
+    assert command(workspace, "stop", run_id) == 0
+    row = log.run(run_id)
+    assert row is not None and row["state"] == "interrupted"
+    assert command(workspace, "stop", run_id) == 2
+    assert "is interrupted already" in capsys.readouterr().err
