@@ -29,6 +29,7 @@ from PySide6.QtWidgets import (
 
 from app import words
 from app.curves import Curve, Drawn, read_curves
+from app.strokes import Band, Line, Strokes
 from app.theme import SIZE_SMALL, SPACE_S, Theme
 
 SMOOTHING = (0.0, 0.01, 0.03, 0.1)  # of the length of the x axis
@@ -153,6 +154,7 @@ class Legend(QWidget):
         if shown < len(widths):
             painter.setPen(self._theme.colour("muted"))
             painter.drawText(x + 4, baseline, f"+{len(widths) - shown}")
+        painter.end()
 
 
 class Chart(QFrame):
@@ -176,8 +178,7 @@ class Chart(QFrame):
         self.whole: tuple[float, float] | None = None  # all of x, where it is more than the curves'
         self.y_floor: float | None = None  # the axis starts here when the data lie above
         self.y_ceiling: float | None = None
-        self._items: dict[str, tuple[pg.PlotCurveItem, pg.PlotCurveItem, pg.FillBetweenItem | None]] = {}
-        self._asked = 0
+        self._range: tuple[float, float, float, float] | None = None
         self.setProperty("role", "panel")
         self.setAccessibleName(f"Chart: {title}")
         self.setMinimumSize(160, 120)
@@ -194,8 +195,8 @@ class Chart(QFrame):
             return
         self.curves = curves
         keys = {curve.key for curve in curves}
-        for key in [key for key in self._items if key not in keys]:
-            self._remove(key)
+        for key in [key for key in self.strokes.layers if key not in keys]:
+            self.strokes.remove(key)
         self.drawn = {key: drawn for key, drawn in self.drawn.items() if key in keys}
         self._style_curves()
         self._update_legend()
@@ -222,7 +223,10 @@ class Chart(QFrame):
         def read(log: Any) -> dict[str, Drawn]:
             return read_curves(log, cache, curves, clock=clock, span=span, width=width, smoothing=smoothing)
 
-        self.context.reader.ask(read, self.show_drawn, key=("chart", id(self)), owner=self)
+        self.context.reader.ask(read, self._answered, key=("chart", id(self)), owner=self)
+
+    def _answered(self, drawn: dict[str, Drawn]) -> None:
+        self.context.frames.draw(self, lambda: self.show_drawn(drawn))
 
     def set_clock(self, clock: str) -> None:
         """What runs along x: 'step', 'time' (seconds since the start), or 'number'."""
@@ -287,7 +291,7 @@ class Chart(QFrame):
         self.left, self.bottom = NumberAxis("left"), NumberAxis("bottom")
         for axis in (self.left, self.bottom):
             axis.linkToView(self.view)
-            axis.setZValue(-10)
+            axis.setZValue(-1000)  # the grid lies behind the curves; a ViewBox is at -100
             axis.setStyle(tickLength=0, tickTextOffset=4, maxTickLevel=0, autoExpandTextSpace=True)
         self.left.setWidth(44)
         self.bottom.setHeight(18)
@@ -296,6 +300,8 @@ class Chart(QFrame):
         grid.addItem(self.bottom, 1, 1)
         grid.setRowStretchFactor(0, 1)
         grid.setColumnStretchFactor(1, 1)
+        self.strokes = Strokes()
+        self.view.addItem(self.strokes, ignoreBounds=True)
         self._cross = pg.InfiniteLine(angle=90, movable=False)
         self._cross.setVisible(False)
         self.view.addItem(self._cross, ignoreBounds=True)
@@ -344,15 +350,8 @@ class Chart(QFrame):
 
     def _style_curves(self) -> None:
         for curve in self.curves:
-            if curve.key not in self._items:
-                continue
-            raw, smooth, band = self._items[curve.key]
-            pen = self.theme.pen(curve.colour, 1.5, curve.validation)
-            has_smooth = len(smooth.xData) > 0 if smooth.xData is not None else False
-            raw.setPen(self._faint(curve) if has_smooth else pen)
-            smooth.setPen(pen)
-            if band is not None:
-                band.setBrush(self._band_colour(curve))
+            if curve.key in self.drawn:
+                self._draw(curve, self.drawn[curve.key])
 
     def _faint(self, curve: Curve) -> QPen:
         pen = self.theme.pen(curve.colour, 1.0)
@@ -371,47 +370,26 @@ class Chart(QFrame):
     def show_drawn(self, drawn: dict[str, Drawn]) -> None:
         """Draws what was read or worked out for the curves of these keys."""
         named = {curve.key: curve for curve in self.curves}
-        for key, data in drawn.items():
-            if key in named:
-                self.drawn[key] = data
-                self._draw(named[key], data)
+        fresh = {key: data for key, data in drawn.items() if key in named}
+        self.drawn.update(fresh)
         self._set_ranges()
+        for key, data in fresh.items():
+            self._draw(named[key], data)
         self._update_legend()
 
     def _draw(self, curve: Curve, data: Drawn) -> None:
-        if curve.key not in self._items:
-            raw = pg.PlotCurveItem(connect="finite", antialias=True)
-            smooth = pg.PlotCurveItem(connect="finite", antialias=True)
-            smooth.setZValue(2)
-            self.view.addItem(raw, ignoreBounds=True)
-            self.view.addItem(smooth, ignoreBounds=True)
-            self._items[curve.key] = (raw, smooth, None)
-        raw, smooth, band = self._items[curve.key]
-        raw.setData(data.x, self._scaled(data.y))
-        smooth.setData(data.smooth_x, self._scaled(data.smooth_y))
         pen = self.theme.pen(curve.colour, 1.5, curve.validation)
-        raw.setPen(self._faint(curve) if len(data.smooth_x) else pen)
-        smooth.setPen(pen)
+        (left, right), (bottom, top) = self.view.viewRange()
+        pixel = (right - left) / max(self.view.width(), 1), (top - bottom) / max(self.view.height(), 1)
+        layers: list[Line | Band] = []
         if data.low is not None and data.high is not None:
-            self._draw_band(curve, data, band)
-
-    def _draw_band(self, curve: Curve, data: Drawn, band: pg.FillBetweenItem | None) -> None:
-        assert data.low is not None and data.high is not None
-        if band is None:
-            edges = [pg.PlotCurveItem(pen=None), pg.PlotCurveItem(pen=None)]
-            band = pg.FillBetweenItem(edges[0], edges[1], brush=self._band_colour(curve))
-            band.setZValue(-1)
-            self.view.addItem(band, ignoreBounds=True)
-            raw, smooth, _ = self._items[curve.key]
-            self._items[curve.key] = (raw, smooth, band)
-        good = np.isfinite(data.low) & np.isfinite(data.high)
-        band.curves[0].setData(data.x[good], self._scaled(data.low[good]))
-        band.curves[1].setData(data.x[good], self._scaled(data.high[good]))
-
-    def _remove(self, key: str) -> None:
-        for item in self._items.pop(key):
-            if item is not None:
-                self.view.removeItem(item)
+            layers.append(Band(data.x, self._scaled(data.low), self._scaled(data.high), self._band_colour(curve)))
+        if len(data.smooth_x):
+            layers.append(Line(data.x, self._scaled(data.y), self._faint(curve), pixel))
+            layers.append(Line(data.smooth_x, self._scaled(data.smooth_y), pen, pixel))
+        else:
+            layers.append(Line(data.x, self._scaled(data.y), pen, pixel))
+        self.strokes.set_layers(curve.key, layers)
 
     def _scaled(self, y: np.ndarray) -> np.ndarray:
         if not self.logarithmic:
@@ -433,10 +411,20 @@ class Chart(QFrame):
             return
         if high <= low:
             low, high = low - 0.5, high + 0.5
-        self.view.setXRange(low, high, padding=0)
         extent = self._extent(all_drawn, low, high)
-        if extent is not None:
-            self.view.setYRange(*extent, padding=0)
+        bottom, top = extent if extent is not None else (0.0, 1.0)
+        wanted = (low, high, *self._steady(bottom, top))
+        if wanted != self._range:
+            self._range = wanted
+            self.view.setRange(QRectF(wanted[0], wanted[2], wanted[1] - wanted[0], wanted[3] - wanted[2]), padding=0)
+
+    def _steady(self, bottom: float, top: float) -> tuple[float, float]:
+        """The y axis stays while the data fill most of it: live axes that jump cannot be read, and cost time."""
+        if self._range is not None:
+            _, _, low, high = self._range
+            if low <= bottom and top <= high and top - bottom >= 0.8 * (high - low):
+                return low, high
+        return bottom, top
 
     def _extent(self, all_drawn: list[Drawn], low: float, high: float) -> tuple[float, float] | None:
         bottom, top = math.inf, -math.inf

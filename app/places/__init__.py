@@ -9,6 +9,7 @@ from PySide6.QtCore import QObject, QSettings, Qt, Signal
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QPushButton, QSplitter, QVBoxLayout, QWidget
 
 from app.actions import Actions
+from app.frames import Frames
 from app.reader import EngineDesk, Reader, Worker
 from app.states import RunColours
 from app.theme import SPACE_M, SPACE_S, Theme
@@ -31,6 +32,7 @@ class Context(QObject):
     engine.ask(lambda engine: engine.pause(run))     talks to the engine service on its own thread
     worker.ask(lambda _: slow(), done)               other slow work
     message(text, undo=None, level="info")           the status line
+    frames.draw(widget, work)                        draws in a frame to come, one widget a frame
     go("runs", run=id)                               opens a place; its `opened(**what)` gets the rest
     catalog                                          None until `catalog_ready` was sent
     """
@@ -48,6 +50,7 @@ class Context(QObject):
         self.reader = Reader(workspace.database, self)
         self.engine = EngineDesk(workspace, self)
         self.worker = Worker(self)
+        self.frames = Frames(self)
         self.actions = Actions(self)
         self.catalog: Any = None
         for desk in (self.reader, self.engine, self.worker):

@@ -34,6 +34,7 @@ FIRST = ("loss", "accuracy", "sparsity", "lr", "gradient-norm", "throughput", UT
 NAMES = {"lr": "learning rate", "gradient-norm": "gradient norm"}
 UNITS = {"throughput": "samples/s", UTILIZATION: "%", "seconds/evaluation": "s"}
 MANY = 24
+LIVE = ("starting", "training", "stopping")
 
 
 @dataclass
@@ -128,6 +129,8 @@ class Dashboard(QWidget):
         self._pressed: tuple[str, QPoint] | None = None
         self._building: list[str] = []
         self._whole: tuple[float, float] | None = None
+        self._columns = 0
+        self._cells: dict[str, tuple[int, int]] = {}
         settings = context.settings
         self.clock = str(settings.value("runs/clock", "step"))
         self.smoothing = float(str(settings.value("runs/smoothing", SMOOTHING[1])))
@@ -178,6 +181,7 @@ class Dashboard(QWidget):
         runs = list(runs)
         if [run["id"] for run in runs] != [run["id"] for run in self.runs]:
             self._set_span(None)
+            self._whole = None
         self.runs = runs
         ids = [run["id"] for run in runs]
 
@@ -202,9 +206,8 @@ class Dashboard(QWidget):
         if list(plans) != list(self.plans):
             self.plans = plans
             self._lay_out()
-        else:
-            self.plans = plans
-            self._set_curves()
+        self.plans = plans
+        self._set_curves()
         self._stack.setCurrentWidget(self.scroller if plans else self._empty)
         self._refresh_charts()
 
@@ -212,12 +215,19 @@ class Dashboard(QWidget):
         """The x axis that all charts share: from the start to where the longest run is now."""
         if self.clock == "step":
             last = max((info.last_step or 0 for infos in series.values() for info in infos), default=0)
+            most = max((run["steps"] or 0 for run in self.runs), default=0)
         else:
             begun = [run for run in self.runs if run["started"]]
-            live = ("starting", "training", "stopping")
-            now = [time.time() if run["state"] in live else run["ended"] or run["heartbeat"] for run in begun]
+            now = [time.time() if run["state"] in LIVE else run["ended"] or run["heartbeat"] for run in begun]
             last = max((end - run["started"] for end, run in zip(now, begun, strict=True) if end), default=0)
-        return (0.0, float(last)) if last > 0 else None
+            most = 0
+        if last <= 0:
+            return None
+        if not any(run["state"] in LIVE for run in self.runs):
+            return (0.0, float(last))
+        if self._whole is not None and 0.7 * self._whole[1] <= last <= self._whole[1]:
+            return self._whole  # a live axis moves in leaps, not with every point
+        return (0.0, float(min(last * 1.25, most) if most > last else last * 1.25))
 
     def order(self) -> list[str]:
         """The charts in the order that a person gave them, new ones behind."""
@@ -229,6 +239,7 @@ class Dashboard(QWidget):
         """Puts charts that are there into the grid; makes missing ones in later turns of the event loop."""
         for name in [name for name in self.charts if name not in self.plans]:
             self.charts.pop(name).deleteLater()
+            self._cells.pop(name, None)
         self._building = [name for name in self.order() if name not in self.charts]
         if self.enlarged not in self.plans:
             self.enlarged = None
@@ -236,47 +247,55 @@ class Dashboard(QWidget):
         self._build_next()
 
     def _build_next(self) -> None:
-        if not self._building:
-            return
-        name = self._building.pop(0)
-        if name in self.plans and name not in self.charts:
-            chart = Chart(self.context, chart_title(name), UNITS.get(name, ""))
-            chart.smoothing = self.smoothing
-            if name in (UTILIZATION, "sparsity", "accuracy", LAYERS):
-                chart.y_floor = 0.0
-            if name == UTILIZATION:
-                chart.y_ceiling = 100.0
-            chart.set_clock(self.clock)
-            chart.spanned.connect(self._set_span)
-            chart.enlarge.connect(lambda name=name: self.toggle(name))
-            chart.setProperty("chart", name)
-            chart.head.installEventFilter(self)
-            self.charts[name] = chart
-            self._place()
-            self._set_curves()
-            self._refresh_charts()
+        """Makes one chart a turn of the event loop."""
+        while self._building:
+            name = self._building.pop(0)
+            if name in self.plans and name not in self.charts:
+                self.charts[name] = self._make_chart(name)
+                self._place()
+                self._refresh_charts()
+                break
         if self._building:
-            QTimer.singleShot(0, self._build_next)
+            QTimer.singleShot(15, self._build_next)
+
+    def _make_chart(self, name: str) -> Chart:
+        chart = Chart(self.context, chart_title(name), UNITS.get(name, ""))
+        chart.smoothing = self.smoothing
+        if name in (UTILIZATION, "sparsity", "accuracy", LAYERS):
+            chart.y_floor = 0.0
+        if name == UTILIZATION:
+            chart.y_ceiling = 100.0
+        chart.set_clock(self.clock)
+        chart.spanned.connect(self._set_span)
+        chart.enlarge.connect(lambda: self.toggle(name))
+        chart.setProperty("chart", name)
+        chart.head.installEventFilter(self)
+        chart.set_curves(self.plans[name].curves[:MANY])
+        return chart
 
     def _place(self) -> None:
+        """Puts every chart into its cell; those that are there already are left alone."""
         names = [self.enlarged] if self.enlarged else self.order()
         columns = 1 if self.enlarged else max(1, self.scroller.viewport().width() // COLUMN_WIDTH)
-        for chart in self.charts.values():
-            self.area.grid.removeWidget(chart)
-        for row in range(self.area.grid.rowCount()):
-            self.area.grid.setRowMinimumHeight(row, 0)
-            self.area.grid.setRowStretch(row, 0)
-        for column in range(self.area.grid.columnCount()):
-            self.area.grid.setColumnStretch(column, 0)
-        for place, name in enumerate(name for name in names if name in self.charts):
-            self.area.grid.addWidget(self.charts[name], place // columns, place % columns)
-            self.area.grid.setRowMinimumHeight(place // columns, ROW_HEIGHT)
-            self.area.grid.setRowStretch(place // columns, 1)
-        for column in range(columns):
-            self.area.grid.setColumnStretch(column, 1)
+        names = [name for name in names if name in self.charts]
+        cells = {name: (place // columns, place % columns) for place, name in enumerate(names)}
+        if columns == self._columns and cells == self._cells:
+            return
+        grid = self.area.grid
         for name, chart in self.charts.items():
-            chart.setVisible(name in names)
-        self._columns = columns
+            if name not in cells or self._cells.get(name) != cells[name]:
+                grid.removeWidget(chart)
+                chart.setVisible(name in cells)
+        for name, cell in cells.items():
+            if self._cells.get(name) != cell:
+                grid.addWidget(self.charts[name], *cell)
+        rows = -(-len(names) // columns)
+        for row in range(max(grid.rowCount(), rows)):
+            grid.setRowMinimumHeight(row, ROW_HEIGHT if row < rows else 0)
+            grid.setRowStretch(row, 1 if row < rows else 0)
+        for column in range(max(grid.columnCount(), columns)):
+            grid.setColumnStretch(column, 1 if column < columns else 0)
+        self._columns, self._cells = columns, cells
 
     def _set_curves(self) -> None:
         for name, chart in self.charts.items():
@@ -309,7 +328,7 @@ class Dashboard(QWidget):
 
         def show(drawn: dict[str, Drawn]) -> None:
             if self.clock == clock and self.runs and self.runs[0]["id"] == run["id"]:
-                chart.show_drawn(drawn)
+                self.context.frames.draw(chart, lambda: chart.show_drawn(drawn))
 
         reader.ask(
             lambda log: utilization(log, reader.cache, reader.machine, run, clock, width),
@@ -325,6 +344,7 @@ class Dashboard(QWidget):
         if clock == self.clock:
             return
         self.clock = clock
+        self._whole = None
         for chart in self.charts.values():
             chart.set_clock(clock)
         self._set_span(None)
@@ -387,9 +407,7 @@ class Dashboard(QWidget):
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
-        columns = 1 if self.enlarged else max(1, self.scroller.viewport().width() // COLUMN_WIDTH)
-        if columns != getattr(self, "_columns", columns):
-            self._place()
+        self._place()
         QTimer.singleShot(0, self._refresh_charts)
 
     def eventFilter(self, watched: Any, event: QEvent) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from PySide6.QtCore import Qt, Signal
@@ -77,25 +78,39 @@ class Details(QWidget):
         self.context = context
         self.run: str | None = None
         self._shown: dict[str, Any] = {}
-        self._stamp: tuple[Any, ...] = ()
+        self._shown_stamps: dict[int, Any] = {}
+        self._notes_of: tuple[str, str] = ("", "")
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         self.tabs.setAccessibleName("Details of the run")
         self.tabs.setUsesScrollButtons(True)
         self.tabs.tabBar().setProperty("role", "small")
-        for title, page in (
-            ("Recipe", self._recipe_page()),
-            ("Metrics", self._metrics_page()),
-            ("Events", self._events_page()),
-            ("Checkpoints", self._checkpoints_page()),
-            ("Notes", self._notes_page()),
-        ):
+        self._pages: tuple[tuple[str, Callable[[], QWidget], Callable[[dict[str, Any]], None]], ...] = (
+            ("Recipe", self._recipe_page, self._show_recipe),
+            ("Metrics", self._metrics_page, self._show_metrics),
+            ("Events", self._events_page, self._show_events),
+            ("Checkpoints", self._checkpoints_page, self._show_checkpoints),
+            ("Notes", self._notes_page, self._show_notes),
+        )
+        self._built: set[int] = set()
+        self._places: list[QVBoxLayout] = []
+        for title, _, _ in self._pages:
+            page = QWidget()
+            inner = QVBoxLayout(page)
+            inner.setContentsMargins(0, 0, 0, 0)
+            self._places.append(inner)
             self.tabs.addTab(page, title)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.tabs)
         self.tabs.setCurrentIndex(int(str(context.settings.value("runs/details", 0))))
-        self.tabs.currentChanged.connect(lambda index: context.settings.setValue("runs/details", index))
+        self.tabs.currentChanged.connect(self._turn)
+
+    def _turn(self, index: int) -> None:
+        self.context.settings.setValue("runs/details", index)
+        self._shown_stamps.clear()
+        if self._shown:
+            self._show(self._shown)
 
     # -- pages -------------------------------------------------------------------------------------------------------
 
@@ -149,7 +164,6 @@ class Details(QWidget):
         self.notes = QPlainTextEdit()
         self.notes.setAccessibleName("Notes on the run")
         self.notes.setPlaceholderText("What you want to remember of this run")
-        self._notes_of: tuple[str, str] = ("", "")
         return self._page(self.notes)
 
     # -- what is shown -----------------------------------------------------------------------------------------------
@@ -158,7 +172,7 @@ class Details(QWidget):
         """Reads the details when the run, or something about it, is another."""
         if run is None:
             self.setVisible(False)
-            self.run, self._stamp = None, ()
+            self.run = None
             return
         self.setVisible(True)
         if run["id"] != self.run:
@@ -168,22 +182,33 @@ class Details(QWidget):
         self.context.reader.ask(lambda log: read_details(log, id), self._show, key="details", owner=self)
 
     def _show(self, found: dict[str, Any]) -> None:
+        """Fills the tab that is open; a tab's page is made when it is first opened."""
         if not found or found["run"]["id"] != self.run:
             return
-        run, before = found["run"], self._shown.get("run", {})
-        new = before.get("id") != run["id"]
-        if new or before.get("recipe") != run["recipe"]:
-            self._show_recipe(found)
-        if new or before.get("metrics") != run["metrics"] or before.get("state") != run["state"]:
-            self._show_metrics(run)
-        if new or self._shown.get("events") != found["events"]:
-            self._show_events(found["events"])
-        if new or before.get("checkpoints") != run["checkpoints"]:
-            self._show_checkpoints(run["checkpoints"])
-        if new:
+        self._shown = found
+        index = self.tabs.currentIndex()
+        _, make, show = self._pages[index]
+        if index not in self._built:
+            self._built.add(index)
+            self._places[index].addWidget(make())
+        run = found["run"]
+        stamps: list[Any] = [
+            (run["recipe"], run["parent"]),
+            (run["metrics"], run["state"], run["started"], run["weights"]),
+            found["events"],
+            run["checkpoints"],
+            (),
+        ]
+        stamp = (run["id"], stamps[index])
+        if self._shown_stamps.get(index) != stamp:
+            self._shown_stamps[index] = stamp
+            show(found)
+
+    def _show_notes(self, found: dict[str, Any]) -> None:
+        run = found["run"]
+        if self._notes_of[0] != run["id"]:
             self._notes_of = (run["id"], run["notes"] or "")
             self.notes.setPlainText(run["notes"] or "")
-        self._shown = found
 
     def _show_recipe(self, found: dict[str, Any]) -> None:
         run = found["run"]
@@ -195,7 +220,8 @@ class Details(QWidget):
         self.differences.setVisible(bool(found["differences"]))
         fill(self.differences, [[path, _shown(theirs), _shown(mine)] for path, theirs, mine in found["differences"]])
 
-    def _show_metrics(self, run: dict[str, Any]) -> None:
+    def _show_metrics(self, found: dict[str, Any]) -> None:
+        run = found["run"]
         right = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
         rows: list[list[Any]] = []
         for name, value in run["metrics"].items():
@@ -215,7 +241,8 @@ class Details(QWidget):
         ]
         self.facts.setText("\n".join(fact for fact in facts if fact))
 
-    def _show_events(self, events: list[dict[str, Any]]) -> None:
+    def _show_events(self, found: dict[str, Any]) -> None:
+        events = found["events"]
         self.no_events.setVisible(not events)
         self.events.setVisible(bool(events))
         rows: list[list[Any]] = []
@@ -226,13 +253,16 @@ class Details(QWidget):
             rows.append([words.moment(event["time"]), text])
         fill(self.events, rows)
 
-    def _show_checkpoints(self, checkpoints: list[dict[str, Any]]) -> None:
+    def _show_checkpoints(self, found: dict[str, Any]) -> None:
+        checkpoints = found["run"]["checkpoints"]
         self.no_checkpoints.setVisible(not checkpoints)
         self.checkpoints.setVisible(bool(checkpoints))
         rows: list[list[Any]] = []
-        for entry in sorted(checkpoints, key=lambda entry: -entry["step"]):
-            step = QTableWidgetItem(f"{entry['step']:,}" + (" best" if entry["name"].startswith("best") else ""))
-            step.setData(Qt.ItemDataRole.UserRole, entry["name"] if entry["name"].startswith("best") else entry["step"])
+        for entry in sorted(checkpoints, key=lambda entry: -(entry["step"] or 0)):
+            name, at = entry["name"], entry["step"]
+            numbered = at is not None and not name.startswith("best")
+            step = QTableWidgetItem(f"{at:,}" if numbered else "best" if at is None else f"{at:,} best")
+            step.setData(Qt.ItemDataRole.UserRole, at if numbered else name)
             rows.append([step, words.moment(entry.get("time")), words.size(entry.get("bytes"))])
         fill(self.checkpoints, rows)
         self._enable_branch()
@@ -242,8 +272,10 @@ class Details(QWidget):
     def save_notes(self) -> None:
         """Keeps what was written about the run that was shown."""
         run, before = self._notes_of
+        if not run:
+            return
         text = self.notes.toPlainText()
-        if run and text != before:
+        if text != before:
             self._notes_of = (run, text)
             self.context.engine.ask(lambda engine: engine.log.update_run(run, notes=text))
 

@@ -194,6 +194,7 @@ class Strip(QWidget):
         if self._at is not None:
             painter.setPen(QPen(self.context.theme.colour("muted"), 1))
             painter.drawLine(QPointF(self._at, 0), QPointF(self._at, top))
+        painter.end()
 
     def _width(self) -> float:
         return max(self.width() - LABELS - 4, 10)
