@@ -175,7 +175,9 @@ class Chart(QFrame):
         self.smoothing = SMOOTHING[1]
         self.logarithmic = False
         self.span: tuple[float, float] | None = None
-        self.whole: tuple[float, float] | None = None  # all of x, where it is more than the curves'
+        self.whole: tuple[float, float] | None = (
+            None  # all of x, where charts share one axis; drawn with what comes next
+        )
         self.y_floor: float | None = None  # the axis starts here when the data lie above
         self.y_ceiling: float | None = None
         self._range: tuple[float, float, float, float] | None = None
@@ -195,11 +197,9 @@ class Chart(QFrame):
             return
         self.curves = curves
         keys = {curve.key for curve in curves}
-        for key in [key for key in self.strokes.layers if key not in keys]:
-            self.strokes.remove(key)
         self.drawn = {key: drawn for key, drawn in self.drawn.items() if key in keys}
-        self._style_curves()
         self._update_legend()
+        self.context.frames.draw(self, lambda: self.show_drawn({}))
 
     def feed(self, key: str, x: Any, y: Any, low: Any = None, high: Any = None, last: float | None = None) -> None:
         """Draws ready numbers as a curve that `set_curves` has named; with low and high, a band behind it."""
@@ -252,12 +252,6 @@ class Chart(QFrame):
             self.span = span
             self._set_ranges()
             self.refresh()
-
-    def set_whole(self, whole: tuple[float, float] | None) -> None:
-        """What 'all of x' is, so that several charts share one axis."""
-        if whole != self.whole:
-            self.whole = whole
-            self._set_ranges()
 
     def set_title(self, title: str) -> None:
         self.title = title
@@ -373,6 +367,8 @@ class Chart(QFrame):
         fresh = {key: data for key, data in drawn.items() if key in named}
         self.drawn.update(fresh)
         self._set_ranges()
+        for key in [key for key in self.strokes.layers if key not in named]:
+            self.strokes.remove(key)
         for key, data in fresh.items():
             self._draw(named[key], data)
         self._update_legend()

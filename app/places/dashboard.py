@@ -129,8 +129,8 @@ class Dashboard(QWidget):
         self._pressed: tuple[str, QPoint] | None = None
         self._building: list[str] = []
         self._whole: tuple[float, float] | None = None
-        self._columns = 0
-        self._cells: dict[str, tuple[int, int]] = {}
+        self._shape = 0, 0
+        self._placed: dict[str, tuple[int, int]] = {}
         settings = context.settings
         self.clock = str(settings.value("runs/clock", "step"))
         self.smoothing = float(str(settings.value("runs/smoothing", SMOOTHING[1])))
@@ -239,7 +239,7 @@ class Dashboard(QWidget):
         """Puts charts that are there into the grid; makes missing ones in later turns of the event loop."""
         for name in [name for name in self.charts if name not in self.plans]:
             self.charts.pop(name).deleteLater()
-            self._cells.pop(name, None)
+            self._placed.pop(name, None)
         self._building = [name for name in self.order() if name not in self.charts]
         if self.enlarged not in self.plans:
             self.enlarged = None
@@ -274,28 +274,31 @@ class Dashboard(QWidget):
         return chart
 
     def _place(self) -> None:
-        """Puts every chart into its cell; those that are there already are left alone."""
+        """Puts every chart into its cell; those that are there already are left alone.
+
+        The cells of charts that are still to be made are kept free, so that no chart is resized as others come.
+        """
         names = [self.enlarged] if self.enlarged else self.order()
         columns = 1 if self.enlarged else max(1, self.scroller.viewport().width() // COLUMN_WIDTH)
-        names = [name for name in names if name in self.charts]
         cells = {name: (place // columns, place % columns) for place, name in enumerate(names)}
-        if columns == self._columns and cells == self._cells:
-            return
         grid = self.area.grid
         for name, chart in self.charts.items():
-            if name not in cells or self._cells.get(name) != cells[name]:
+            if name in self._placed and self._placed[name] != cells.get(name):
                 grid.removeWidget(chart)
+                del self._placed[name]
                 chart.setVisible(name in cells)
-        for name, cell in cells.items():
-            if self._cells.get(name) != cell:
-                grid.addWidget(self.charts[name], *cell)
+            if name in cells and name not in self._placed:
+                grid.addWidget(chart, *cells[name])
+                self._placed[name] = cells[name]
         rows = -(-len(names) // columns)
+        if (rows, columns) == self._shape:
+            return
         for row in range(max(grid.rowCount(), rows)):
             grid.setRowMinimumHeight(row, ROW_HEIGHT if row < rows else 0)
             grid.setRowStretch(row, 1 if row < rows else 0)
         for column in range(max(grid.columnCount(), columns)):
             grid.setColumnStretch(column, 1 if column < columns else 0)
-        self._columns, self._cells = columns, cells
+        self._shape = rows, columns
 
     def _set_curves(self) -> None:
         for name, chart in self.charts.items():
@@ -308,11 +311,16 @@ class Dashboard(QWidget):
             plan = self.plans.get(name)
             if plan is None or not chart.isVisible():
                 continue
-            chart.set_whole(self._whole)
+            chart.whole = self._whole
             top = chart.mapTo(self.scroller.viewport(), QPoint(0, 0)).y()
             if top > view.bottom() or top + chart.height() < 0:
                 continue
-            stamp = (plan.points, self.clock, self.runs[0]["step"] if name == UTILIZATION and self.runs else 0)
+            stamp = (
+                plan.points,
+                self.clock,
+                self._whole,
+                self.runs[0]["step"] if name == UTILIZATION and self.runs else 0,
+            )
             if plan.drawn != stamp:
                 plan.drawn = stamp
                 if name == UTILIZATION:

@@ -83,7 +83,9 @@ class Header(QWidget):
         others = f"  and {count - 1} more" if count > 1 else ""
         self.name.setText((run["name"] or run["id"]) + others)
         self.state.setText(look.word)
-        self.state.setStyleSheet(f"color: {getattr(self.context.theme.tokens, look.token)}")
+        colour = f"color: {getattr(self.context.theme.tokens, look.token)}"
+        if colour != self.state.styleSheet():  # setting it is slow even when nothing changes
+            self.state.setStyleSheet(colour)
         share = progress(run)
         self.bar.setValue(round(1000 * share) if share is not None else 0)
         self.bar.setVisible(share is not None)
