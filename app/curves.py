@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 CACHE_POINTS = 8_000_000
+FEW = 100  # a series of fewer points is not smoothed
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def _reduced(
         high = min(int(np.searchsorted(x, span[1], side="right")) + 1, len(x))
     raw_x, raw_y = thin(x[low:high], y[low:high], width)
     result = Drawn(raw_x, raw_y, last=float(y[-1]), first_x=first, last_x=last)
-    if curve.smooth and smoothing > 0 and high - low > 8:
+    if curve.smooth and smoothing > 0 and len(x) >= FEW and high - low > 8:
         if span is not None:  # a margin on both sides, so that the line does not depend on where the view ends
             low = max(int(np.searchsorted(x, span[0] - window)), 0)
             high = min(int(np.searchsorted(x, span[1] + window, side="right")), len(x))

@@ -100,7 +100,7 @@ def _run(workspace: Any, place: str | None, recipe: str | None) -> int:
     def begin() -> None:
         window.begin()
         if recipe:
-            window.go("recipe", {"file": str(Path(recipe).resolve())})
+            window.go("recipe", {"path": str(Path(recipe).resolve())})
 
     QTimer.singleShot(0, begin)
     return application.exec()

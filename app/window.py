@@ -338,11 +338,15 @@ class Window(QMainWindow):
     def begin(self) -> None:
         """Called when the window is on screen: everything that takes time starts now, off the GUI thread."""
         self._remember_workspace()
-        self._timer.start()
-        self.context.reader.ask(lambda log: None)  # opens the log, and with it starts watching
+        self.watch()
         self.go(self._first)
         self.context.load_catalog()
         self.context.engine.ask(lambda engine: engine.ensure(), owner=self)
+
+    def watch(self) -> None:
+        """From now on the place on screen is refreshed when the log changes."""
+        self._timer.start()
+        self.context.reader.ask(lambda log: None)  # opens the log, and with it begins to look for changes
 
     # -- places ------------------------------------------------------------------------------------------------------
 
@@ -371,7 +375,13 @@ class Window(QMainWindow):
             if self._wanted == place:
                 arrive(self.places[place])
 
-        self.context.worker.ask(lambda _: importlib.import_module(module), built, owner=self)
+        def failed(error: Exception) -> None:
+            said = f"{TITLES[place]} could not be opened: {error}. The engine and its runs go on."
+            self._loading.sentence.setText(said)
+            self.context.message(said, level="error")
+
+        self._loading.sentence.setText("Opening …")
+        self.context.worker.ask(lambda _: importlib.import_module(module), built, failed=failed, owner=self)
 
     def _construct(self, place: str) -> None:
         module = sys.modules[f"app.places.{place}"]

@@ -30,8 +30,8 @@ def number(value: float | int | None, digits: int = 4) -> str:
 
 
 def _plain(value: float, digits: int) -> str:
-    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 1 - math.ceil(-math.log10(abs(value)) + 1e-12) + 1
-    text = f"{value:.{max(0, digits - whole)}f}"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    text = f"{value:.{max(0, decimals)}f}"
     return text.rstrip("0").rstrip(".") if "." in text and float(text) == int(float(text)) else text
 
 

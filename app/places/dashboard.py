@@ -71,7 +71,7 @@ def plan_charts(
     """The charts of these runs. One run: colours by line where a chart has many; several: a colour each run."""
     plans: dict[str, Plan] = {}
     for run in runs:
-        several = f"{run['name'] or run['id']} " if len(runs) > 1 else ""
+        several = f"{run['name'] or run['id']}" if len(runs) > 1 else ""
         for info in series.get(run["id"], []):
             chart, line, split = chart_of(info.name)
             if (split == "test" and info.count < 2) or (chart == LAYERS and len(runs) > 1):
@@ -80,7 +80,7 @@ def plan_charts(
             own = colours.index(run["id"])
             other = len(plan.curves) if chart == LAYERS or (len(runs) == 1 and "@" in info.name) else 0
             plan.curves.append(
-                Curve(f"{run['id']} {info.name}", f"{several} {line}".strip(), other or own, run["id"], info.name,
+                Curve(f"{run['id']} {info.name}", f"{several} {line}".strip(), own + other, run["id"], info.name,
                       validation=split in ("val", "test"), smooth=chart not in ("lr", "sparsity", LAYERS))
             )  # fmt: skip
             plan.points += info.count
@@ -286,9 +286,10 @@ class Dashboard(QWidget):
             if name in self._placed and self._placed[name] != cells.get(name):
                 grid.removeWidget(chart)
                 del self._placed[name]
-                chart.setVisible(name in cells)
+                chart.setVisible(False)
             if name in cells and name not in self._placed:
                 grid.addWidget(chart, *cells[name])
+                chart.setVisible(True)
                 self._placed[name] = cells[name]
         rows = -(-len(names) // columns)
         if (rows, columns) == self._shape:

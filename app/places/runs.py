@@ -423,7 +423,7 @@ class RunsPlace(Place):
 
     def duplicate(self) -> None:
         if runs := self.selected():
-            self.context.go("recipe", text=runs[0]["recipe"], name=runs[0]["name"])
+            self.context.go("recipe", recipe=runs[0]["recipe"], name=runs[0]["name"])
 
     def rename(self) -> None:
         runs = self.selected()
