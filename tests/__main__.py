@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engine.service.libraries import missing_libraries_message
+from engine.commands.display import obstacle
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKS = (
@@ -19,7 +19,7 @@ CHECKS = (
 
 def main(arguments: list[str]) -> int:
     """Runs every check; the exit code is that of the first one that fails."""
-    message = missing_libraries_message()
+    message = obstacle()
     if message:
         print(message, file=sys.stderr)
         return 2
