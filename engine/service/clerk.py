@@ -31,7 +31,7 @@ class Clerk:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, Future[dict[str, Any]]] = {}
+        self._waiting: dict[int, tuple[subprocess.Popen[bytes], Future[dict[str, Any]]]] = {}
 
     def __enter__(self) -> Clerk:
         return self
@@ -46,16 +46,16 @@ class Clerk:
 
     def ask(self, verb: str, **details: Any) -> Future[dict[str, Any]]:
         future: Future[dict[str, Any]] = Future()
+        number = next(self._numbers)
         with self._lock:
             try:
                 process = self._ensure()
-                number = next(self._numbers)
-                self._waiting[number] = future
+                self._waiting[number] = process, future
                 assert process.stdin is not None
                 process.stdin.write(json.dumps({"id": number, "verb": verb, **details}).encode() + b"\n")
                 process.stdin.flush()
             except OSError as error:
-                self._waiting = {n: other for n, other in self._waiting.items() if other is not future}
+                self._waiting.pop(number, None)
                 future.set_exception(ServiceError(f"The helper process cannot be asked: {error.strerror or error}."))
         return future
 
@@ -90,7 +90,7 @@ class Clerk:
         for line in process.stdout:
             try:
                 message = json.loads(line)
-                future = self._waiting.pop(message["id"], None)
+                _, future = self._waiting.pop(message["id"], (process, None))
             except (ValueError, KeyError, TypeError):  # something that a part printed
                 logger.info("the clerk said: %s", line.decode(errors="replace").rstrip())
                 continue
@@ -109,13 +109,13 @@ class Clerk:
 
     def _fail_all(self, process: subprocess.Popen[bytes]) -> None:
         with self._lock:
-            if self._process is not None and self._process is not process:
-                return  # a new one has been asked since
-            self._process = None
-            waiting, self._waiting = self._waiting, {}
+            if self._process is process:
+                self._process = None
+            numbers = [number for number, (asked, _) in self._waiting.items() if asked is process]
+            futures = [self._waiting.pop(number)[1] for number in numbers]
         text = (
             f"The helper process ended before it had answered (exit code {process.returncode}). "
             f"Its messages are in {self.workspace.folder / 'clerk.log'}."
         )
-        for future in waiting.values():
+        for future in futures:
             future.set_exception(ServiceError(text))

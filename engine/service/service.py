@@ -70,6 +70,7 @@ class Service:
         self._busy = time.monotonic()
         self._idle = False
         self._asked = 0.0
+        self._clerk_warmed = False
         self._answers: queue.SimpleQueue[tuple[int, Future[dict[str, Any]]]] = queue.SimpleQueue()
         self._question: int | None = None
         self._questions: list[Command] = []
@@ -169,6 +170,12 @@ class Service:
         if self.clients or self.scheduler.queued() or self.scheduler.active():
             self._busy = now
         self._idle = now - self._busy > self.idle_seconds
+        spare = self.scheduler.spare
+        if self.clients and not self._clerk_warmed and spare is not None and spare.ready:
+            # After the spare, not beside it: training comes first.
+            self._clerk_warmed = True
+            self._asked = now
+            self.clerk.start()
         if self.clerk.pid is not None and self._question is None and now - self._asked > CLERK_IDLE:
             self.clerk.close()
 
