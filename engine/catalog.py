@@ -124,7 +124,7 @@ class Catalog:
 
         entry = self.parts[id]
         base: dict[str, Any] = {kind: {"use": self.default(kind)} for kind in ("task", "model", "optimizer")}
-        base |= {"training": {"batch_size": 64, "evaluate_every": 0}, "budget": {"epochs": 0, "steps": 8}}
+        base |= {"training": {"batch_size": 64, "evaluate_every": 0}, "budget": {"steps": 8}}
         section = next((s for s in SECTIONS if s.kind == entry.kind), None)
         if section is not None:
             base[section.name] = [{"use": id}] if section.many else {"use": id}

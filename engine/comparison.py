@@ -30,7 +30,21 @@ LOWER = re.compile(
 )
 FRACTIONS = re.compile(r"accuracy|precision|recall|\bf1\b|\bauc\b")
 SIGNIFICANT = 0.05
-KEPT = ("id", "name", "state", "seed", "sweep", "created", "started", "ended", "seconds", "step", "steps", "digest")
+KEPT = (
+    "id",
+    "name",
+    "state",
+    "seed",
+    "sweep",
+    "created",
+    "started",
+    "ended",
+    "seconds",
+    "step",
+    "steps",
+    "digest",
+    "weights",
+)
 
 
 def compare(

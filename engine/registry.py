@@ -26,6 +26,7 @@ import engine.methods
 from engine.catalog import Catalog, Entry
 from engine.errors import AthanorError
 from engine.parts import GIVEN, Layer, Schedule, Value, info
+from engine.settings import unwrapped
 from engine.training.settings import Budget, Training
 
 ROOT = Path(engine.methods.__file__).resolve().parent
@@ -198,6 +199,7 @@ def settings_of(use: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _argument(field: Mapping[str, Any], value: Any) -> Any:
+    field = unwrapped(field)
     if "x-part" in field:
         return build(value) if value is not None else None
     if "x-parts" in field:

@@ -117,6 +117,9 @@ def check_settings(
 
 def check_value(schema: Mapping[str, Any], value: Any, path: str, catalog: Catalog) -> list[Problem]:
     """Every problem of one value against its field's schema."""
+    if value is None and any(option.get("type") == "null" for option in schema.get("anyOf", ())):
+        return []
+    schema = unwrapped(schema)
     if "x-part" in schema:
         return check_use(value, schema["x-part"], path, catalog)
     if "x-parts" in schema:
@@ -131,6 +134,12 @@ def check_value(schema: Mapping[str, Any], value: Any, path: str, catalog: Catal
     if schema.get("type") == "array" and isinstance(value, list):
         return _check_array(schema, value, path, catalog)
     return [] if fits(schema, value) else [_wrong(schema, value, path)]
+
+
+def unwrapped(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of an optional field's value; any other schema as it is."""
+    options = [option for option in schema.get("anyOf", ()) if option.get("type") != "null"]
+    return options[0] if len(options) == 1 else schema
 
 
 def _check_over_time(schema: Mapping[str, Any], value: Mapping[str, Any], path: str, catalog: Catalog) -> list[Problem]:
@@ -231,6 +240,7 @@ def fill(schema: Mapping[str, Any], settings: Mapping[str, Any], catalog: Catalo
 
 def fill_value(schema: Mapping[str, Any], value: Any, catalog: Catalog) -> Any:
     """One value with the defaults of whatever parts it names."""
+    schema = unwrapped(schema)
     if "x-part" in schema and isinstance(value, Mapping):
         return fill_use(value, catalog)
     if "x-parts" in schema and isinstance(value, list):

@@ -30,7 +30,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from app.forms.evidence import spoken
+from app.forms.evidence import Measured, spoken
 from app.forms.fields import entry_line
 from app.theme import SIZE_SMALL, SPACE_S, SPACE_XS
 from engine.catalog import Entry
@@ -76,7 +76,7 @@ class EntryModel(QAbstractListModel):
     def __init__(self, parent: QObject | None = None):
         super().__init__(parent)
         self.entries: list[Entry] = []
-        self.evidence: Mapping[str, Mapping[str, Any]] = {}
+        self.evidence: Measured = {}
 
     def show_entries(self, entries: Sequence[Entry]) -> None:
         if [entry.id for entry in entries] != [entry.id for entry in self.entries] or entries != self.entries:
@@ -84,7 +84,7 @@ class EntryModel(QAbstractListModel):
             self.entries = list(entries)
             self.endResetModel()
 
-    def show_evidence(self, evidence: Mapping[str, Mapping[str, Any]]) -> None:
+    def show_evidence(self, evidence: Measured) -> None:
         """What was measured, by part."""
         self.evidence = evidence
         if self.entries:
@@ -105,9 +105,9 @@ class EntryModel(QAbstractListModel):
         if role == ENTRY:
             return entry
         if role == EVIDENCE:
-            return self.evidence.get(entry.id)
+            return next(iter(self.evidence.get(entry.id, ())), None)
         if role == Qt.ItemDataRole.ToolTipRole:
-            measured = self.evidence.get(entry.id)
+            measured = next(iter(self.evidence.get(entry.id, ())), None)
             return f"{entry.summary}\n{spoken(measured)}" if measured else entry.summary
         if role == Qt.ItemDataRole.AccessibleTextRole:
             return f"{entry.name}, {entry.slot}. {entry_line(entry)}"

@@ -4,38 +4,36 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import QPointF, QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen
-from PySide6.QtWidgets import QSizePolicy, QWidget
+from PySide6.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 from app import words
-from app.theme import SIZE_SMALL, Theme
+from app.places import label
+from app.theme import SIZE_SMALL, SPACE_XS, Theme
+from engine.statistics import student_quantile
 from engine.workspace import RESOURCES
 
 FOLDER = RESOURCES / "evidence"
-# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; above, the normal one is close enough.
-T95 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
 ROW = 26
+Measured = Mapping[str, Sequence[Mapping[str, Any]]]
 NAMES = (("baseline", "Baseline"), ("method", "With it"))
 
 
-def read_evidence(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
-    """Every recorded measurement by part. A file that cannot be read is left out."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+def read_evidence(folder: Path = FOLDER) -> dict[str, list[dict[str, Any]]]:
+    """Every recorded measurement by part, the part's main one first. A file that cannot be read is left out."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stem) if folder.is_dir() else []:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         if isinstance(data, dict) and all(isinstance(data.get(arm), dict) for arm, _ in NAMES):
-            found[path.stem] = data
+            found.setdefault(str(data.get("part", path.stem)), []).append(data)
     return found
 
 
@@ -44,7 +42,7 @@ def interval(arm: Mapping[str, Any]) -> tuple[float, float]:
     mean, n = float(arm["mean"]), int(arm.get("n", 1))
     if n < 2:
         return mean, mean
-    half = (T95[n - 2] if n - 2 < len(T95) else 1.96) * float(arm["std"]) / math.sqrt(n)
+    half = float(student_quantile(n - 1)) * float(arm["std"]) / math.sqrt(n)
     return mean - half, mean + half
 
 
@@ -131,3 +129,27 @@ class DotPlot(QWidget):
         mean = x_of(float(arm["mean"]))
         painter.setPen(QPen(colour, 3))
         painter.drawLine(QPointF(mean, y - 6), QPointF(mean, y + 6))
+
+
+class Measurement(QWidget):
+    """One recorded ablation: its claim, the plot, the sentence, and where it was measured."""
+
+    def __init__(self, theme: Theme):
+        super().__init__()
+        self.claim = label("", wrap=True, selectable=True)
+        self.plot = DotPlot(theme)
+        self.verdict = label("", wrap=True, selectable=True)
+        self.provenance = label("", "small", wrap=True, selectable=True)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(SPACE_XS)
+        for widget in (self.claim, self.plot, self.verdict, self.provenance):
+            column.addWidget(widget)
+
+    def show_data(self, data: Mapping[str, Any]) -> None:
+        """Fills it with a recorded row."""
+        self.claim.setText(str(data.get("claim", "")))
+        self.claim.setVisible(bool(data.get("claim")))
+        self.plot.show_data(data)
+        self.verdict.setText(spoken(data))
+        self.provenance.setText(provenance(data))

@@ -11,7 +11,7 @@ from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QHBoxLayout, QHeaderView, QLineEdit, QScrollArea, QVBoxLayout, QWidget
 
 from app.forms.chooser import EntryList, Finder, Index
-from app.forms.evidence import DotPlot, provenance, read_evidence, spoken
+from app.forms.evidence import Measured, Measurement, read_evidence
 from app.forms.fields import UNSET, ComboBox, fixed_font, list_text, title_of, toml_text
 from app.forms.previews import Table
 from app.places import Context, Empty, Place, button, label
@@ -182,7 +182,7 @@ class LibraryPlace(Place):
         self.search.setFocus()
 
     def _read_evidence(self) -> None:
-        def read(evidence: Mapping[str, Mapping[str, Any]]) -> None:
+        def read(evidence: Measured) -> None:
             self.list.entries.show_evidence(evidence)
             self.card.show_evidence(evidence)
 
@@ -206,7 +206,7 @@ class Card(QWidget):
         super().__init__()
         self.context = context
         self.entry: Entry | None = None
-        self.evidence: Mapping[str, Mapping[str, Any]] = {}
+        self.evidence: Measured = {}
         inside = QWidget()
         inside.setMaximumWidth(CARD_WIDTH)
         self.column = QVBoxLayout(inside)
@@ -290,13 +290,8 @@ class Card(QWidget):
         block = QWidget()
         inside = QVBoxLayout(block)
         inside.setContentsMargins(0, 0, 0, 0)
-        inside.setSpacing(SPACE_XS)
-        self.claim = label("", wrap=True, selectable=True)
-        self.plot = DotPlot(self.context.theme)
-        self.verdict = label("", wrap=True, selectable=True)
-        self.provenance = label("", "small", wrap=True, selectable=True)
-        for widget in (self.claim, self.plot, self.verdict, self.provenance):
-            inside.addWidget(widget)
+        inside.setSpacing(SPACE_L)
+        self.measurements: list[Measurement] = []
         return block
 
     # -- showing -----------------------------------------------------------------------------------------------------
@@ -326,7 +321,7 @@ class Card(QWidget):
         self._show_papers(entry)
         self._show_measured()
 
-    def show_evidence(self, evidence: Mapping[str, Mapping[str, Any]]) -> None:
+    def show_evidence(self, evidence: Measured) -> None:
         """What was measured, by part."""
         self.evidence = evidence
         self._show_measured()
@@ -368,14 +363,16 @@ class Card(QWidget):
         self.blocks["Paper"][0].setVisible(bool(lines))
 
     def _show_measured(self) -> None:
-        data = self.evidence.get(self.entry.id) if self.entry is not None else None
-        self.blocks["Measured here"][0].setVisible(data is not None)
-        if data is not None:
-            self.claim.setText(str(data.get("claim", "")))
-            self.claim.setVisible(bool(data.get("claim")))
-            self.plot.show_data(data)
-            self.verdict.setText(spoken(data))
-            self.provenance.setText(provenance(data))
+        found = self.evidence.get(self.entry.id, []) if self.entry is not None else []
+        holder, block = self.blocks["Measured here"]
+        holder.setVisible(bool(found))
+        while len(self.measurements) < len(found):
+            self.measurements.append(Measurement(self.context.theme))
+            block.layout().addWidget(self.measurements[-1])
+        for number, measurement in enumerate(self.measurements):
+            measurement.setVisible(number < len(found))
+            if number < len(found):
+                measurement.show_data(found[number])
 
     def _fit_parameters(self) -> None:
         header = self.parameters.horizontalHeader()
@@ -406,7 +403,8 @@ class Card(QWidget):
             f"QScrollArea {{ background: {tokens.raised}; border: 1px solid {tokens.line}; border-radius: 6px; }}"
             f"QLabel#formula {{ font-family: '{font.family()}'; font-size: {font.pixelSize()}px; }}"
         )
-        self.plot.update()
+        for measurement in self.measurements:
+            measurement.plot.update()
 
     def _open_source(self) -> None:
         if self.entry is None:

@@ -1,18 +1,17 @@
-"""`main.py compare`: the results of runs side by side, and what differs in their recipes."""
+"""`main.py compare`: runs side by side, what differs in their recipes, and whether a difference is real."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
+from engine.catalog import Catalog
 from engine.commands.cli import DONE, add_json, add_workspace, open_workspace
 from engine.commands.output import duration, print_json, print_table
+from engine.comparison import compare, plus_minus
 from engine.errors import AthanorError
 from engine.log import Log
-from engine.recipe import Recipe, flatten
 from engine.service.verbs import find
-
-UNCOMPARED = ("name", "notes", "schema")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,40 +25,15 @@ def run(options: argparse.Namespace) -> int:
         raise AthanorError("One run alone cannot be compared. Name two or more.")
     with Log(open_workspace(options.workspace).database) as log:
         runs = [find(log, name) for name in options.runs]
-    differs = differences(runs)
+    found = compare(runs, Catalog.load())
     if options.json:
-        shown = ("id", "name", "state", "seed", "step", "steps", "seconds", "metrics", "weights")
-        print_json({"runs": [{key: row[key] for key in shown} for row in runs], "differs": differs})
+        print_json(found)
     else:
-        _print(runs, differs)
+        _print(runs, found)
     return DONE
 
 
-def differences(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every path of the recipes, defaults filled in, at which not all runs agree: `{path, values: {run: value}}`."""
-    documents = {run["id"]: flatten(_filled(run["recipe"])) for run in runs}
-    paths = dict.fromkeys(path for document in documents.values() for path in document)
-    found = []
-    for path in paths:
-        values = {name: document.get(path) for name, document in documents.items()}
-        if path not in UNCOMPARED and any(value != next(iter(values.values())) for value in values.values()):
-            found.append({"path": path, "values": values})
-    return found
-
-
-def _filled(text: str) -> dict[str, Any]:
-    """The whole recipe; as it was written where it names parts that are no longer there."""
-    from engine.catalog import Catalog
-
-    recipe = Recipe.parse(text)
-    try:
-        catalog = Catalog.load()
-        return recipe.document if recipe.check(catalog) else recipe.filled(catalog)
-    except (AthanorError, KeyError):
-        return recipe.document
-
-
-def _print(runs: list[dict[str, Any]], differs: list[dict[str, Any]]) -> None:
+def _print(runs: list[dict[str, Any]], found: dict[str, Any]) -> None:
     headings = ("", *(run["id"] for run in runs))
     metrics = dict.fromkeys(name for run in runs for name in run["metrics"] or {})
     rows: list[tuple[Any, ...]] = [
@@ -71,6 +45,22 @@ def _print(runs: list[dict[str, Any]], differs: list[dict[str, Any]]) -> None:
     ]
     numbers = range(1, len(headings))
     print_table(headings, rows, numbers)
-    print("\nWhat differs in the recipes:" if differs else "\nThe recipes do not differ.")
-    if differs:
-        print_table(headings, [(row["path"], *row["values"].values()) for row in differs], numbers)
+    print("\nWhat differs in the recipes:" if found["differs"] else "\nThe recipes do not differ.")
+    if found["differs"]:
+        print_table(headings, [(row["path"], *row["values"]) for row in found["differs"]], numbers)
+    if len(found["groups"]) < len(runs):
+        _print_groups(found["groups"])
+    for verdict in found["verdicts"]:
+        print(verdict["sentence"])
+
+
+def _print_groups(groups: list[dict[str, Any]]) -> None:
+    """Runs that differ in nothing but the seed, as one column: mean +- standard deviation."""
+    metrics = dict.fromkeys(name for group in groups for name in group["metrics"])
+    headings = ("seeds together", *(f"{group['name']} (n = {len(group['runs'])})" for group in groups))
+    rows = []
+    for name in metrics:
+        cells = [group["metrics"].get(name) for group in groups]
+        rows.append((name, *(plus_minus(cell["mean"], cell["std"]) if cell else None for cell in cells)))
+    print()
+    print_table(headings, rows, range(1, len(headings)))

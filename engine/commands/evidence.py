@@ -71,7 +71,7 @@ def choose(known: list[str], options: argparse.Namespace) -> list[str]:
 def measure(name: str) -> Iterator[dict[str, Any]]:
     """Rows of one ablation, measured in a process of its own: what one leaves behind does not touch the next."""
     process = subprocess.Popen(
-        [*python("engine.training.evidence"), name],
+        [*python("engine.training.evidence"), "--keep", name],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(),

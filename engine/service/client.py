@@ -212,7 +212,7 @@ def create_run(
 
 def checkpoint_step(run: Mapping[str, Any], step: int | str) -> int:
     """The step of a run's checkpoint by name or number."""
-    checkpoints = run["checkpoints"] or []
+    checkpoints = [entry for entry in run["checkpoints"] or [] if entry.get("whole", True)]
     if not checkpoints:
         raise ServiceError(f"Run {run['id']} has no checkpoint yet to branch from. Wait for one, or pause the run.")
     if step == "last":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,8 @@ from engine.training.data import Shuffled
 from engine.training.random import derive_seed, forked
 from engine.training.recorder import Recorder
 from engine.training.run import Run
+
+DEFAULT_EPOCHS = 10.0  # where a recipe sets no limit at all
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -58,10 +60,17 @@ def build_task(document: Mapping[str, Any]) -> Task:
 
 def _build(where: str, use: Mapping[str, Any], *given: Any) -> Any:
     """Builds a part; a constructor's ValueError becomes a problem of the recipe."""
-    try:
+    with refusing(where, use.get("use")):
         return registry.build(use, *given)
+
+
+@contextmanager
+def refusing(where: str, value: Any) -> Iterator[None]:
+    """A part's ValueError, by which it refuses what it was given, becomes a problem of the recipe."""
+    try:
+        yield
     except (ValueError, TypeError) as error:
-        raise RecipeError([Problem(where, use.get("use"), str(error))]) from error
+        raise RecipeError([Problem(where, value, str(error))]) from error
 
 
 # -- cross-checks ------------------------------------------------------------------------------------------------------
@@ -95,14 +104,10 @@ def clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy) -> list[P
     for path, use in _uses(document):
         cls = registry.classes()[use["use"]]
         requires = getattr(cls, "requires", None)
-        reason = requires(_settings(use), task, anatomy, document) if requires else None
+        reason = requires(registry.settings_of(use), task, anatomy, document) if requires else None
         if reason:
             found.append(Problem(path, use["use"], reason))
     return found + _precision(document) + _horizon(document) + _loss(document, task) + _offers(document)
-
-
-def _settings(use: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in use.items() if name not in ("use", "enabled")}
 
 
 def _uses(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -129,11 +134,8 @@ def _precision(document: Mapping[str, Any]) -> list[Problem]:
 
 def _horizon(document: Mapping[str, Any]) -> list[Problem]:
     """Curves over the whole run need to know its length."""
-    budget = document["budget"]
-    if budget["epochs"] or budget["steps"]:
+    if total_steps(document["budget"], 1) is not None:
         return []
-    if not budget["seconds"]:
-        return [Problem("budget", None, "the budget has no limit; set epochs, steps or seconds.")]
     schedule = document.get("schedule")
     if schedule and registry.classes()[schedule["use"]].needs_total:  # type: ignore[attr-defined]
         sentence = f"{schedule['use']} needs to know the number of steps; set budget.epochs or budget.steps."
@@ -161,7 +163,7 @@ def _offers(document: Mapping[str, Any]) -> list[Problem]:
     procedure: Any = registry.classes()[document["procedure"]["use"]]
     found = []
     for path, use in _uses(document):
-        if not path.startswith("techniques."):
+        if not path.startswith(("techniques.", "probes.")):
             continue
         cls: Any = registry.classes()[use["use"]]
         missing = [need for need in getattr(cls, "reads", ()) if need not in procedure.offers]
@@ -192,13 +194,15 @@ def assemble(document: Mapping[str, Any], recorder: Recorder, device: torch.devi
         run = Run(document, task, model, procedure, techniques, loss, device, recorder)
         run.stream = Shuffled(run.columns_of("train"), document["training"]["batch_size"], run.rng("data order"))
         run.steps = total_steps(document["budget"], run.steps_per_epoch)
-        for technique in techniques:
-            run.model = technique.prepare_model(run, run.model)
+        for i, technique in enumerate(techniques):
+            with refusing(f"techniques.{i}", info(technique).id):
+                run.model = technique.prepare_model(run, run.model)
         run.model.to(device)
         _start_from_data(run)
     _make_players(run)
-    for technique in techniques:
-        technique.setup(run)
+    for i, technique in enumerate(techniques):
+        with refusing(f"techniques.{i}", info(technique).id):
+            technique.setup(run)
     run.make_ready()
     if document["training"]["compile"]:
         run.compile()
@@ -207,7 +211,10 @@ def assemble(document: Mapping[str, Any], recorder: Recorder, device: torch.devi
 
 def total_steps(budget: Mapping[str, Any], per_epoch: int) -> int | None:
     """Optimizer steps in all, None where only the clock ends the run."""
-    limits = [budget["steps"] or math.inf, round(budget["epochs"] * per_epoch) if budget["epochs"] else math.inf]
+    epochs = budget["epochs"]
+    if not (epochs or budget["steps"] or budget["seconds"]):
+        epochs = DEFAULT_EPOCHS
+    limits = [budget["steps"] or math.inf, round(epochs * per_epoch) if epochs else math.inf]
     least = min(limits)
     return max(int(least), 0) if least < math.inf else None
 

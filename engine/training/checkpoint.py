@@ -77,15 +77,21 @@ def newest(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] |
     return None
 
 
-def listing(folder: Path) -> list[dict[str, Any]]:
-    """What the log says of a run's checkpoints."""
+def listing(folder: Path, best: tuple[float, int] | None = None) -> list[dict[str, Any]]:
+    """What the log says of a run's checkpoints; `whole` are those that a run can go on from."""
     rows: list[dict[str, Any]] = []
     for path in sorted(folder.glob("*.pt")):
         match = STEP.search(path.name)
+        step = int(match[1]) if match else best[1] if best else 0
         stat = path.stat()
-        rows.append(
-            {"name": path.stem, "step": int(match[1]) if match else None, "time": stat.st_mtime, "bytes": stat.st_size}
-        )
+        row = {
+            "name": path.stem,
+            "step": step,
+            "time": stat.st_mtime,
+            "bytes": stat.st_size,
+            "whole": match is not None,
+        }
+        rows.append(row)
     return rows
 
 

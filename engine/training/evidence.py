@@ -1,8 +1,8 @@
 """Measures what a method does against its baseline: `python -m engine.training.evidence [--keep] ID...`.
 
 An ablation is a TOML file in resources/evidence: a recipe, what the baseline and the method change in it, a claim as
-metric, direction and margin, and seeds. Prints one JSON row an ablation; `--keep` writes it beside the file, with the
-machine and the date, whether or not the claim holds.
+metric, direction and margin, and seeds; `part` where the file is not called as the part that it is about. Prints one
+JSON row an ablation; `--keep` writes it beside the file, with the machine and the date, whether or not the claim holds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from engine.workspace import RESOURCES
 
 FOLDER = RESOURCES / "evidence"
 ARMS = ("baseline", "method")
-KEYS = {"claim", "metric", "better", "margin", "seeds", "recipe", "tune", *ARMS}
+NEEDED = {"claim", "metric", "better", "margin", "seeds", "recipe", *ARMS}
+KEYS = NEEDED | {"tune", "part"}
 
 
 def read(id: str) -> dict[str, Any]:
@@ -40,9 +41,9 @@ def read(id: str) -> dict[str, Any]:
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
         raise AthanorError(f"There is no ablation {id!r}. There are: {known}.")
     ablation = tomllib.loads(path.read_text(encoding="utf-8"))
-    missing = KEYS - {"tune"} - set(ablation)
-    if missing or set(ablation) - KEYS:
-        raise AthanorError(f"{path}: an ablation has {', '.join(sorted(KEYS))}; missing here: {sorted(missing)}.")
+    for wrong, words in ((NEEDED - set(ablation), "lacks"), (set(ablation) - KEYS, "must not have")):
+        if wrong:
+            raise AthanorError(f"{path} {words} {', '.join(sorted(wrong))}.")
     return ablation
 
 
@@ -73,7 +74,8 @@ def measure(id: str) -> dict[str, Any]:
     """Both arms over all seeds: means, spread, the effect, and whether the claim holds."""
     ablation = read(id)
     started = time.perf_counter()
-    row: dict[str, Any] = {"id": id, "claim": ablation["claim"], "metric": ablation["metric"]}
+    row: dict[str, Any] = {"id": id, "part": ablation.get("part", id)}
+    row |= {"claim": ablation["claim"], "metric": ablation["metric"]}
     for arm in ARMS:
         document = merge(ablation["recipe"], ablation[arm])
         choices = ablation.get("tune", {}).get(arm, {})

@@ -121,6 +121,9 @@ class Trainer:
                 micro = hook(run, micro)
             run.batch = micro
             run.procedure.step(run, micro)
+        if run.step_loss is not None:
+            run.recorder.watch("train/loss", run.step, run.step_loss)
+            run.step_loss = None
         self._log_rate()
         run.step += 1
         epoch_ends = run.stream.at_epoch_end
@@ -308,7 +311,7 @@ class Trainer:
         run.recorder.flush()
         weights = checkpoint.fingerprint(self._all_weights())
         outcome = Outcome(state, run.step, run.seconds, self.metrics, weights, message)
-        listing = checkpoint.listing(self.folder) if self.folder is not None else []
+        listing = checkpoint.listing(self.folder, self.best) if self.folder is not None else []
         self.sink.run(
             state=state, message=message, step=run.step, epoch=run.epoch, seconds=run.seconds, metrics=self.metrics,
             weights=weights, ended=time.time(), checkpoints=listing,
@@ -385,7 +388,7 @@ class Trainer:
         checkpoint.save(checkpoint.step_file(self.folder, run.step), self.state())
         checkpoint.prune(self.folder, run.recipe["training"]["keep"])
         self._saved_at = time.monotonic()
-        self.sink.run(checkpoints=checkpoint.listing(self.folder))
+        self.sink.run(checkpoints=checkpoint.listing(self.folder, self.best))
 
     def _save_best(self) -> None:
         if self._best_state is None or self.folder is None or self.best is None:
@@ -448,7 +451,7 @@ def train(
 
 
 def sensible_threads() -> int:
-    """All cores but one, which the window and the log need: a pool that must wait for a busy core stalls every layer."""
+    """All cores but one, which the window and the log need: a pool that waits for a busy core stalls every layer."""
     return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else max((os.cpu_count() or 2) - 1, 1)
 
 

@@ -74,6 +74,7 @@ class Run:
         self.step = 0
         self.steps: int | None = None
         self.seconds = 0.0
+        self.step_loss: Tensor | None = None  # of the main role, or the sum over all where there is none
         self.batch: Batch | None = None
         self.draw: dict[str, Tensor] | None = None
         self.stream: Shuffled | None = None
@@ -164,10 +165,11 @@ class Run:
         player = self.roles[role]
         loss = roles.update(self, player, terms, self.batch.weight if self.batch is not None else None)
         prefix = "train" if role == "main" else role
-        if role == "main":
-            self.recorder.watch("train/loss", self.step, loss)
-        else:
-            self.log(f"{prefix}/loss", loss)
+        if len(self.roles) > 1:
+            self.log(f"{role}/loss", loss)
+        if role == "main" or "main" not in self.roles:
+            share = loss if self.share == 1.0 else loss * self.share
+            self.step_loss = share if self.step_loss is None else self.step_loss + share
         if len(terms) > 1 and self.step % DETAIL_EVERY == 0:
             for name, term in terms.items():
                 self.log(f"{prefix}/term/{name}", term.detach().mean())

@@ -43,7 +43,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a run trains: the first limit reached ends it.
+    """How long a run trains: the first limit reached ends it. Where none is set, it trains for 10 epochs.
 
     Args:
         epochs: Passes over the training split; 0 sets no limit.
@@ -51,6 +51,6 @@ class Budget:
         seconds: Seconds of training; 0 sets no limit. A run that ends by the clock is not reproducible bit for bit.
     """
 
-    epochs: NonNegative = 10.0
+    epochs: NonNegative = 0.0
     steps: Whole = 0
     seconds: NonNegative = 0.0

@@ -120,11 +120,11 @@ def test_what_was_measured_is_shown(place: LibraryPlace, tmp_path: Path) -> None
     place.card.show_evidence(evidence)
     place.show_part("leap")
     assert not place.card.blocks["Measured here"][0].isHidden()
-    assert place.card.claim.text() == "Leaping gets further."
-    assert place.card.verdict.text().startswith("The claim held: test/accuracy 0.95")
-    assert place.card.provenance.text() == "two cores   ·   2026-02-03   ·   12 s"
-    place.card.plot.grab()
-    low, high = place.card.plot.span()
+    assert place.card.measurements[0].claim.text() == "Leaping gets further."
+    assert place.card.measurements[0].verdict.text().startswith("The claim held: test/accuracy 0.95")
+    assert place.card.measurements[0].provenance.text() == "two cores   ·   2026-02-03   ·   12 s"
+    place.card.measurements[0].plot.grab()
+    low, high = place.card.measurements[0].plot.span()
     assert low < 0.885 and high > 0.981
     assert "did not hold" in spoken({**MEASURED, "holds": False})
 

@@ -49,7 +49,7 @@ def test_compare_shows_only_what_differs(workspace: Workspace, log: Log, capsys:
     log.update_run(ids[0], metrics={"test/score": 0.5})
     assert command(workspace, "compare", *ids, "--json") == 0
     found = document(capsys)
-    assert found["differs"] == [{"path": "unknown.x", "values": {ids[0]: 1, ids[1]: 2}}]
+    assert found["differs"] == [{"path": "unknown.x", "values": [1, 2]}]
     assert [row["metrics"] for row in found["runs"]] == [{"test/score": 0.5}, {}]
     assert command(workspace, "compare", *ids) == 0
     out = capsys.readouterr().out
