@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QGuiApplication, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QColor, QFontMetrics, QGuiApplication, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import (
     QFileDialog,
     QFrame,
     QGraphicsGridLayout,
+    QGraphicsScene,
     QHBoxLayout,
     QLabel,
     QMenu,
@@ -57,8 +58,9 @@ def tick_text(value: float, spacing: float) -> str:
     if abs(value) < spacing * 1e-6:
         return "0"
     if abs(value) >= 1e15 or 0 < spacing < 1e-4:
-        mantissa, _, exponent = f"{value:.1e}".partition("e")
-        return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "−")
+        digits = max(0, math.floor(math.log10(abs(value)) + 1e-9) - math.floor(math.log10(spacing) + 1e-9))
+        mantissa, _, exponent = f"{value:.{min(digits, 6)}e}".partition("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", "−")
     for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= scale:
             digits = max(0, min(3, -math.floor(math.log10(spacing / scale) + 1e-9)))
@@ -136,25 +138,35 @@ class Legend(QWidget):
         painter = QPainter(self)
         painter.setFont(self._theme.font(SIZE_SMALL))
         metrics = painter.fontMetrics()
-        widths = [metrics.horizontalAdvance(f"{name} {value}") + 30 for _, name, value in self._entries]
-        shown = len(widths)
-        while shown > 1 and sum(widths[:shown]) + (30 if shown < len(widths) else 0) > self.width():
-            shown -= 1
-        x, middle = self.width() - sum(widths[:shown]) - (30 if shown < len(widths) else 0), self.height() / 2
-        x = max(x, 0)
+        entries, widths = self._fitting(metrics)
+        room = 0 if len(entries) == len(self._entries) else 30
+        x = max(self.width() - sum(widths) - room, 0)
+        middle = self.height() / 2
         baseline = round(middle + metrics.ascent() / 2 - 1)
-        for (pen, name, value), wide in zip(self._entries[:shown], widths[:shown], strict=True):
+        for (pen, name, value), wide in zip(entries, widths, strict=True):
             painter.setPen(pen)
             painter.drawLine(QPointF(x + 4, middle), QPointF(x + 20, middle))
             painter.setPen(self._theme.colour("muted"))
             painter.drawText(x + 24, baseline, name)
             painter.setPen(self._theme.colour("text"))
-            painter.drawText(x + 24 + metrics.horizontalAdvance(name + " "), baseline, value)
+            painter.drawText(x + 24 + metrics.horizontalAdvance(f"{name} " if name else ""), baseline, value)
             x += wide
-        if shown < len(widths):
+        if room:
             painter.setPen(self._theme.colour("muted"))
-            painter.drawText(x + 4, baseline, f"+{len(widths) - shown}")
+            painter.drawText(x + 4, baseline, f"+{len(self._entries) - len(entries)}")
         painter.end()
+
+    def _fitting(self, metrics: QFontMetrics) -> tuple[list[tuple[QPen, str, str]], list[int]]:
+        """All with their names; where that is too long all without names; or as many as there is room for."""
+        entries = self._entries
+        for named in (True, False):
+            entries = [(pen, name if named else "", value) for pen, name, value in self._entries]
+            widths = [metrics.horizontalAdvance(f"{name} {value}".strip()) + 32 for _, name, value in entries]
+            if sum(widths) <= self.width():
+                return entries, widths
+        while len(widths) > 1 and sum(widths) + 30 > self.width():
+            widths.pop()
+        return entries[: len(widths)], widths
 
 
 class Chart(QFrame):
@@ -273,6 +285,8 @@ class Chart(QFrame):
         self.canvas = pg.GraphicsView(background=None)
         self.canvas.setFrameShape(QFrame.Shape.NoFrame)
         self.canvas.setAntialiasing(True)
+        # A few items whose places change all the time: an index would be out of date and hide them.
+        self.canvas.scene().setItemIndexMethod(QGraphicsScene.ItemIndexMethod.NoIndex)
         self.canvas.setAccessibleName(f"{self.title}, plotted")
         self.canvas.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         central = pg.GraphicsWidget()
@@ -305,6 +319,10 @@ class Chart(QFrame):
         self._values.setVisible(False)
         self._values.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
         self.head = QWidget()  # its owner may make it a handle
+        self._nothing = QLabel("nothing measured yet", self.canvas)
+        self._nothing.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        self._nothing.setProperty("role", "small")
+        self._nothing.move(56, 8)
         head = QHBoxLayout(self.head)
         head.setContentsMargins(SPACE_S, 2, SPACE_S, 0)
         head.addWidget(self._title)
@@ -440,9 +458,11 @@ class Chart(QFrame):
             if self.y_ceiling is not None:
                 top = max(top, self.y_ceiling)
         room = (top - bottom) * 0.05 or abs(top) * 0.05 or 0.5
-        return bottom - room, top + room
+        on_floor = not self.logarithmic and self.y_floor is not None and bottom == self.y_floor
+        return bottom - (room / 2 if on_floor else room), top + room
 
     def _update_legend(self) -> None:
+        self._nothing.setVisible(not self.drawn)
         entries = []
         for curve in self.curves:
             drawn = self.drawn.get(curve.key)
@@ -487,7 +507,7 @@ class Chart(QFrame):
         x = self.view.mapSceneToView(position).x()
         self._cross.setPos(x)
         self._cross.setVisible(True)
-        at = clock_text(x, 1) if self.clock == "time" else words.number(x)
+        at = clock_text(x, 1) if self.clock == "time" else words.number(round(x) if self.clock == "step" else x)
         lines = [f"{'step' if self.clock == 'step' else 'at'} {at}"]
         lines += [f"{name}  {words.number(value)} {self.unit}".rstrip() for name, _, value in self.values_at(x)]
         self._values.setText("\n".join(lines))

@@ -6,7 +6,9 @@ with one key only the newest is answered: a chart that asks faster than the disk
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from PySide6.QtCore import QObject, QThread, Signal
 from shiboken6 import isValid
 
 from app.curves import MachineCache, SeriesCache
+from engine.errors import LogError
 
 POLL_SECONDS = 0.1
 
@@ -37,6 +40,7 @@ class Desk(QThread):
 
     _answered = Signal(object, object, object)  # question, answer, error
     problem = Signal(str)  # an error that nobody asked to hear about
+    polls = False
 
     def __init__(self, name: str, parent: QObject | None = None):
         super().__init__(parent)
@@ -46,6 +50,8 @@ class Desk(QThread):
         self._ending = False
         self._last = False
         self._numbers = count()
+        self._resource: Any = None
+        self._idled = 0.0
         self._answered.connect(self._deliver)
 
     # -- asked on the GUI thread -------------------------------------------------------------------------------------
@@ -91,17 +97,17 @@ class Desk(QThread):
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        resource: Any = None
         try:
-            while (question := self._next(resource)) is not None:
+            while (question := self._next()) is not None:
                 try:
-                    resource = self.open() if resource is None else resource
-                    self._answered.emit(question, question.work(resource), None)
+                    if self._resource is None:
+                        self._resource = self.open()
+                    self._answered.emit(question, question.work(self._resource), None)
                 except Exception as error:
                     self._answered.emit(question, None, error)
         finally:
-            if resource is not None:
-                self.shut(resource)
+            if self._resource is not None:
+                self.shut(self._resource)
 
     def open(self) -> Any:
         """Makes the resource, on this thread."""
@@ -110,19 +116,25 @@ class Desk(QThread):
     def shut(self, resource: Any) -> None:
         """Closes the resource, on this thread."""
 
-    def idle(self, resource: Any) -> None:
-        """Called every POLL_SECONDS while there is a resource."""
+    def idle(self) -> None:
+        """Called on this thread about every POLL_SECONDS, also when questions never cease."""
 
-    def _next(self, resource: Any) -> Question | None:
+    def _next(self) -> Question | None:
         while True:
+            question = None
             with self._condition:
                 if not self._questions and not self._ending:
-                    self._condition.wait(POLL_SECONDS if resource is not None else None)
+                    self._condition.wait(POLL_SECONDS if self.polls else None)
                 if self._questions:
-                    return self._questions.popitem(last=False)[1]
-                if self._ending:
+                    question = self._questions.popitem(last=False)[1]
+                elif self._ending:
                     return None
-            self.idle(resource)
+            now = time.monotonic()
+            if self.polls and now - self._idled >= POLL_SECONDS:
+                self._idled = now
+                self.idle()
+            if question is not None:
+                return question
 
     def _deliver(self, question: Question, answer: Any, error: Exception | None) -> None:
         if self._ending or (question.owner is not None and not isValid(question.owner)):
@@ -140,12 +152,14 @@ class Reader(Desk):
     """Reads the log on its own thread, with its own read-only connection; says when another process has written."""
 
     changed = Signal()
+    polls = True
 
     def __init__(self, database: Path, parent: QObject | None = None):
         super().__init__("reader", parent)
         self._database = database
         self._version: int | None = None
         self._watching = True
+        self._said = ""
         self.cache = SeriesCache()  # this and the next are used on the reader's thread only
         self.machine = MachineCache()
 
@@ -156,21 +170,27 @@ class Reader(Desk):
     def open(self) -> Any:
         from engine.log import Log
 
-        if not self._database.exists():
-            Log(self._database).close()  # creates the tables
+        with contextlib.suppress(LogError):  # creates or updates the tables; a folder may also be one to read only
+            Log(self._database).close()
         return Log(self._database, readonly=True)
 
     def shut(self, resource: Any) -> None:
         resource.close()
 
-    def idle(self, resource: Any) -> None:
+    def idle(self) -> None:
+        """Looks whether another process has written. A log that could not be opened is tried again."""
         if not self._watching:
             return
         try:
-            version = resource.version()
-        except Exception as error:
-            self.problem.emit(str(error))
+            if self._resource is None:
+                self._resource = self.open()
+            version = self._resource.version()
+        except LogError as error:
+            if str(error) != self._said:
+                self._said = str(error)
+                self.problem.emit(self._said)
             return
+        self._said = ""
         if version != self._version:
             self._version = version
             self.changed.emit()

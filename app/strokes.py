@@ -103,7 +103,8 @@ class Strokes(pg.GraphicsObject):
         self.update()
 
     def boundingRect(self) -> QRectF:
-        return QRectF(self.viewRect())
+        box = self.getViewBox()  # not viewRect(): that is kept from before the last change of the range
+        return QRectF() if box is None else QRectF(box.viewRect())
 
     def viewTransformChanged(self) -> None:
         self.prepareGeometryChange()

@@ -32,7 +32,8 @@ def number(value: float | int | None, digits: int = 4) -> str:
 def _plain(value: float, digits: int) -> str:
     decimals = digits - 1 - math.floor(math.log10(abs(value)))
     text = f"{value:.{max(0, decimals)}f}"
-    return text.rstrip("0").rstrip(".") if "." in text and float(text) == int(float(text)) else text
+    short = text.rstrip("0").rstrip(".") if "." in text else text
+    return short if float(short) == value else text
 
 
 def percent(share: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from app.theme import SPACE_M, SPACE_S
 
 COLUMN_WIDTH = 300
 ROW_HEIGHT = 210
+SHAPE = 1.6  # width to height
 SPLITS = ("train", "val", "test")
 UTILIZATION = "utilization"
 LAYERS = "sparsity by layer"
@@ -273,13 +275,24 @@ class Dashboard(QWidget):
         chart.set_curves(self.plans[name].curves[:MANY])
         return chart
 
+    def _best_columns(self, count: int) -> int:
+        """So many columns that the charts come nearest to a pleasant shape."""
+        room = self.scroller.viewport().size()
+        most = max(1, room.width() // COLUMN_WIDTH)
+
+        def ugliness(columns: int) -> float:
+            height = max(ROW_HEIGHT, room.height() / -(-count // columns))
+            return abs(math.log(room.width() / columns / height / SHAPE))
+
+        return min(range(1, most + 1), key=ugliness) if count else 1
+
     def _place(self) -> None:
         """Puts every chart into its cell; those that are there already are left alone.
 
         The cells of charts that are still to be made are kept free, so that no chart is resized as others come.
         """
         names = [self.enlarged] if self.enlarged else self.order()
-        columns = 1 if self.enlarged else max(1, self.scroller.viewport().width() // COLUMN_WIDTH)
+        columns = 1 if self.enlarged else self._best_columns(len(names))
         cells = {name: (place // columns, place % columns) for place, name in enumerate(names)}
         grid = self.area.grid
         for name, chart in self.charts.items():

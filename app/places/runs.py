@@ -110,7 +110,7 @@ def headline(run: dict[str, Any]) -> str:
     left = time_left(run)
     if left is not None:
         said.append(f"{words.duration(left)} left")
-    if run["device"]:
+    if run["device"] and run["device"] != "auto":
         said.append(f"on {run['device']}")
     text = " · ".join(said)
     return f"{text}\n{run['message']}" if run["message"] else text

@@ -106,6 +106,40 @@ def test_the_reader_sees_what_others_write(qtbot: Any, workspace: Workspace) -> 
     reader.close()
 
 
+def test_the_reader_finds_a_log_that_could_not_be_read_at_first(qtbot: Any, workspace: Workspace) -> None:
+    reader, problems, seen = Reader(workspace.database), [], []
+    reader.problem.connect(problems.append)
+    reader.changed.connect(lambda: seen.append(1))
+    workspace.database.write_bytes(b"this is not a database " * 100)
+    reader.ask(lambda log: log.runs())
+    qtbot.waitUntil(lambda: bool(problems))
+    qtbot.wait(350)
+    assert len(problems) <= 2 and not seen  # said once for the question, once by the watch
+    workspace.database.unlink()
+    with Log(workspace.database) as log:
+        log.create_run("")
+    qtbot.waitUntil(lambda: bool(seen))
+    reader.close()
+
+
+def test_changes_are_seen_while_questions_never_cease(qtbot: Any, workspace: Workspace) -> None:
+    reader, seen, on = Reader(workspace.database), [], [True]
+
+    def again(_: Any = None) -> None:
+        if on[0]:
+            reader.ask(lambda log: log.runs(), again)
+
+    reader.changed.connect(lambda: seen.append(1))
+    again()
+    qtbot.waitUntil(lambda: bool(seen))
+    seen.clear()
+    with Log(workspace.database) as log:
+        log.create_run("")
+    qtbot.waitUntil(lambda: bool(seen))
+    on[0] = False
+    reader.close()
+
+
 def test_one_widget_is_drawn_a_frame(qtbot: Any, qapp: Any) -> None:
     frames, drawn = Frames(), []
     owners = [QObject() for _ in range(3)]
@@ -180,8 +214,9 @@ def test_a_run_keeps_its_colour(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.96521, "0.9652"), (12345.6, "12.35 k"), (0.00012345, "1.23e−4"), (0, "0"), (float("nan"), "not a number"),
-     (1234.5, "1234"), (-3.14159, "−3.142"), (None, "–"), (2.5e9, "2.500 G")],
+    [(0.96521, "0.9652"), (0.002, "0.002"),
+     (0.97001, "0.9700"), (12345.6, "12.35 k"), (0.00012345, "1.23e−4"), (0, "0"), (float("nan"), "not a number"),
+     (1234.5, "1234"), (-3.14159, "−3.142"), (None, "–"), (2.5e9, "2.5 G")],
 )  # fmt: skip
 def test_numbers(value: float | None, text: str) -> None:
     assert number(value) == text

@@ -246,7 +246,7 @@ def test_details_tell_recipe_metrics_events_and_checkpoints(
     texts = [details.differences.item(0, column).text() for column in range(3)]
     assert texts == ["optimizer.lr", "0.001", "0.002"]
     details.tabs.setCurrentIndex(1)
-    assert [details.metrics.item(1, column).text() for column in range(2)] == ["val/accuracy", "0.9500"]
+    assert [details.metrics.item(1, column).text() for column in range(2)] == ["val/accuracy", "0.95"]
     details._copy_metrics()
     assert QGuiApplication.clipboard().text() == "val/loss\t0.2\nval/accuracy\t0.95"
     details.tabs.setCurrentIndex(2)
