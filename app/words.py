@@ -26,14 +26,14 @@ def number(value: float | int | None, digits: int = 4) -> str:
     for scale, prefix in PREFIXES:
         if size >= scale * (10 if prefix == "k" else 1):
             return f"{_plain(value / scale, digits)} {prefix}".replace("-", "−")
-    return _plain(value, digits).replace("-", "−")
+    text = _plain(value, digits)
+    short = text.rstrip("0").rstrip(".") if "." in text else text
+    return (short if float(short) == value else text).replace("-", "−")
 
 
 def _plain(value: float, digits: int) -> str:
     decimals = digits - 1 - math.floor(math.log10(abs(value)))
-    text = f"{value:.{max(0, decimals)}f}"
-    short = text.rstrip("0").rstrip(".") if "." in text else text
-    return short if float(short) == value else text
+    return f"{value:.{max(0, decimals)}f}"
 
 
 def percent(share: float | None) -> str:

@@ -134,8 +134,8 @@ class RunList(QAbstractListModel):
     def _fits(self, run: dict[str, Any]) -> bool:
         if self._states and run["state"] not in self._states:
             return False
-        text = f"{run['name']} {run['id']} {run['state']} {' '.join(run['tags'] or [])}".lower()
-        return all(part in text for part in self._text.split())
+        text = f"{run['name']} {run['state']} {' '.join(run['tags'] or [])}".lower()
+        return all(part in text or (len(part) > 2 and part in run["id"]) for part in self._text.split())
 
     def _update(self, changed: set[str]) -> None:
         after = [run for run in self.runs if self._fits(run)]

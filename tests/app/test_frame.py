@@ -23,7 +23,6 @@ from app.icons import pixmap
 from app.palette import score
 from app.places import ORDER, Context, Place
 from app.reader import Reader, Worker
-from app.start import _missing
 from app.states import STATES, RunColours, state
 from app.theme import DARK, ICONS, LIGHT, Theme, Tokens
 from app.window import Window, settings_of, summary
@@ -216,7 +215,7 @@ def test_a_run_keeps_its_colour(tmp_path: Path) -> None:
     ("value", "text"),
     [(0.96521, "0.9652"), (0.002, "0.002"),
      (0.97001, "0.9700"), (12345.6, "12.35 k"), (0.00012345, "1.23e−4"), (0, "0"), (float("nan"), "not a number"),
-     (1234.5, "1234"), (-3.14159, "−3.142"), (None, "–"), (2.5e9, "2.5 G")],
+     (1234.5, "1234"), (-3.14159, "−3.142"), (None, "–"), (2.5e9, "2.500 G")],
 )  # fmt: skip
 def test_numbers(value: float | None, text: str) -> None:
     assert number(value) == text
@@ -399,9 +398,3 @@ def test_the_window_is_there_without_its_places() -> None:
     )
     done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
-
-
-def test_a_missing_system_library_is_named_with_its_package() -> None:
-    said = _missing("libxcb-cursor.so.0: cannot open shared object file: No such file or directory")
-    assert "apt install libxcb-cursor0" in said and "libxcb-cursor.so" in said
-    assert "libEGL" in _missing("libEGL.so.1: cannot open shared object file: No such file or directory")
