@@ -58,13 +58,14 @@ def train_file(workspace: Workspace, path: str | Path, settings: Sequence[str] =
 class Session:
     """One run, followed from this terminal to its end."""
 
-    def __init__(self, workspace: Workspace, *, as_json: bool = False, worker_command: Sequence[str] | None = None):
+    def __init__(self, workspace: Workspace, *, as_json: bool = False, **commands: Any):
+        """`commands` are the Scheduler's: what is started in place of our own workers."""
         self.workspace = workspace
         self.as_json = as_json
         self.run = ""
         self.interrupts = 0
         self._asked = False
-        self.scheduler = Scheduler(workspace, only="", worker_command=worker_command)
+        self.scheduler = Scheduler(workspace, only="", **commands)
         self.log = self.scheduler.log
         self._before: dict[signal.Signals, Any] = {}
 
@@ -114,6 +115,8 @@ class Session:
         if not self.scheduler.start(self.run, states):
             row = verbs.find(self.log, self.run)
             raise AthanorError(row["message"] or f"Run {self.run} could not be started: it is {row['state']}.")
+        # A search trains many runs: the next worker gets ready while one trains.
+        self.scheduler.keep_spare = verbs.find(self.log, self.run)["kind"] == "sweep"
 
     # ---------------------------------------------------------------- following
 
@@ -128,7 +131,7 @@ class Session:
                 if time.monotonic() - shown > REFRESH:
                     shown = time.monotonic()
                     show(row)
-                if row["state"] in TERMINAL and self.run not in self.scheduler.workers:
+                if row["state"] in TERMINAL and not self.scheduler.workers:
                     break
                 self.scheduler.wait()
             show(row)
@@ -138,11 +141,10 @@ class Session:
         return DONE if row["state"] == "done" else FAILED
 
     def _pass_interrupts_on(self, row: dict[str, Any]) -> None:
-        if row["state"] in TERMINAL:
-            return
         if self.interrupts > 1:
-            self.scheduler.kill(self.run)
-        elif self.interrupts and not self._asked:
+            for run in {self.run, *self.scheduler.workers}:
+                self.scheduler.kill(run)
+        elif self.interrupts and not self._asked and row["state"] not in TERMINAL:
             self._asked = True
             verbs.stop(self.log, row)
             print("\nStopping after a checkpoint. Ctrl+C again ends it at once.", file=sys.stderr)

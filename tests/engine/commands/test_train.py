@@ -141,3 +141,21 @@ def test_a_recipe_whose_parts_do_not_fit_starts_nothing(workspace: Workspace, lo
     code, document, errors = main("train", recipe, "--workspace", workspace.folder, "--json")
     assert (code, document) == (2, None) and errors.startswith(problems[0]["path"])
     assert log.runs() == []
+
+
+def test_a_search_is_left_when_its_runs_have_ended_too(workspace: Workspace, log: Log) -> None:
+    """The process that plans ends first; the run that it planned still trains."""
+    plan = (
+        "import sys; from engine.log import Log; from engine.workspace import Workspace\n"
+        "log = Log(Workspace(sys.argv[2]).database)\n"
+        "log.create_run('steps = 50\\npause = 0.01', sweep=sys.argv[4])\n"
+        "while not log.runs(states=['training'], kind='run'): pass\n"
+        "log.transition(sys.argv[4], 'starting', 'done')\n"
+    )
+    sweep = log.create_run("", kind="sweep", state="stopped")
+    commands = {"worker_command": WORKER, "sweep_command": [sys.executable, "-c", plan]}
+    with Session(workspace, as_json=True, **commands) as session:
+        session.resume(sweep)
+        assert session.follow() == 0
+        assert not session.scheduler.workers
+    assert [run["state"] for run in log.runs(sweep=sweep)] == ["done"]
