@@ -23,6 +23,7 @@ class Line:
 
     def __init__(self, x: np.ndarray, y: np.ndarray, pen: QPen, pixel: tuple[float, float]):
         self.pen = pen
+        self.faint = pen.color().alpha() < 255
         self.segments: PrimitiveArray | None = None
         self.pieces: list[QPolygonF] = []
         joined = np.isfinite(y[1:]) & np.isfinite(y[:-1]) if len(y) > 1 else np.empty(0, dtype=bool)
@@ -47,10 +48,6 @@ class Line:
         memory = self.segments.ndarray()
         memory[:, 0], memory[:, 1] = x[:-1][drawn], y[:-1][drawn]
         memory[:, 2], memory[:, 3] = x[1:][drawn], y[1:][drawn]
-
-    @property
-    def faint(self) -> bool:
-        return self.pen.color().alpha() < 255
 
     def paint(self, painter: QPainter) -> None:
         painter.setRenderHint(QPainter.RenderHint.Antialiasing, not self.faint)

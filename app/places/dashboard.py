@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -67,6 +68,11 @@ def chart_title(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorts 'layer 2' before 'layer 10'."""
+    return [(int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)]
+
+
 def plan_charts(
     runs: Sequence[dict[str, Any]], series: dict[str, list[Any]], colours: Any, gpus: int
 ) -> dict[str, Plan]:
@@ -93,7 +99,7 @@ def plan_charts(
     for plan in plans.values():
         plan.curves.sort(key=lambda curve: curve.validation)  # training first, as it is drawn first
     ranks = {name: rank for rank, name in enumerate(FIRST)}
-    ordered = sorted(plans.values(), key=lambda plan: (ranks.get(plan.name, len(FIRST)), plan.name))
+    ordered = sorted(plans.values(), key=lambda plan: (ranks.get(plan.name, len(FIRST)), natural(plan.name)))
     return {plan.name: plan for plan in ordered}
 
 
