@@ -64,6 +64,7 @@ class Person:
     def line(self, path: str) -> None:
         """Clicks a line of the recipe's outline."""
         outline = self.window.places["recipe"].outline
+        outline.scrollTo(outline.lines.index(outline.lines.row_of(path)))
         QTest.mouseClick(outline.viewport(), Qt.MouseButton.LeftButton, pos=outline.line_rect(path).center())
 
     def pick(self, words: str) -> None:
@@ -84,6 +85,7 @@ class Person:
         """Adds a part to a list section by its line with the plus."""
         outline = self.window.places["recipe"].outline
         row = next(r for r, li in enumerate(outline.lines.lines) if li.what == "add" and li.path == section)
+        outline.scrollTo(outline.lines.index(row))
         rect = outline.visualRect(outline.lines.index(row))
         QTest.mouseClick(outline.viewport(), Qt.MouseButton.LeftButton, pos=rect.center())
         self.pick(words)

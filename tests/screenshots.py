@@ -1,0 +1,127 @@
+"""Pictures of every place: `python -m tests.screenshots DIR [--size 1280x720]`.
+
+Drives the real window offscreen, on the real engine, in a workspace of its own: builds a recipe by clicks, trains it
+twice with different optimizers and seeds, runs a small sweep, and saves each place light and dark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.app.person import Person
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
+SWEEP = """
+[search]
+use = "random"
+trials = 8
+
+[search.space]
+"optimizer.lr" = { low = 1e-4, high = 3e-2, log = true }
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    ask = argparse.ArgumentParser(prog="tests.screenshots", description="Saves a picture of every place.")
+    ask.add_argument("folder", type=Path)
+    ask.add_argument("--size", default="1280x720", help="the window's size")
+    given = ask.parse_args(arguments)
+    width, _, height = given.size.partition("x")
+    given.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as home:
+        # What the window remembers of a person (theme, places) stays out of the pictures.
+        os.environ["ATHANOR_CONFIG"] = home
+        take(Path(home) / "Digits lab", given.folder, (int(width), int(height)))
+    return 0
+
+
+def take(home: Path, folder: Path, size: tuple[int, int]) -> None:
+    from PySide6.QtWidgets import QApplication
+
+    from app.window import Window
+    from engine.workspace import Workspace
+    from tests.app.person import Person
+
+    application = QApplication.instance() or QApplication([])
+    workspace = Workspace(home)
+    window = Window(workspace, "recipe")
+    window.resize(*size)
+    window.show()
+    window.begin()
+    person = Person(window)
+    try:
+        shown = train(person)
+        for theme in ("light", "dark"):
+            window.context.actions.start(f"theme.{theme}")
+            for place in ("library", "recipe", "runs", "compare", "sweep", "machine"):
+                person.go(place)
+                look(person, place, shown)
+                person.rest(2.0)
+                window.grab().save(str(folder / f"{place}-{theme}.png"))
+                print(folder / f"{place}-{theme}.png", flush=True)
+    finally:
+        from tests.app.test_end_to_end import end_engine
+
+        window.close()
+        application.processEvents()
+        end_engine(workspace)
+
+
+def train(person: Person) -> dict[str, object]:
+    """A real training: two optimizers with three seeds each, a sweep, and a run that is still going."""
+    recipe = person.recipe()
+    person.wait(lambda: recipe.train_button.isEnabled())
+    person.choose("model", "multilayer perceptron")
+    person.line("budget")
+    person.write(recipe.pane.form.rows["epochs"].field.line, "12")
+    person.add("techniques", "progressive n:m")
+    person.add("techniques", "gradient clipping")
+    for words in ("adamw", "lion"):
+        person.recipe()  # training shows the runs
+        person.choose("optimizer", words)
+        person.line("")
+        person.write(recipe.pane.form.rows["name"].field.line, f"Digits, {words}")
+        person.write(recipe.seeds, "0-2")
+        person.click(recipe.train_button)
+        person.wait(lambda: person.runs() and all(run["state"] == "done" for run in person.runs()), 300)
+    saved = [run["id"] for run in person.runs()]
+    plain = recipe.document.text
+    engine = person.window.context.engine
+    queued: list[str] = []
+    engine.ask(lambda service: service.queue(plain + SWEEP, name="A rate for Lion"), queued.append)
+    person.wait(lambda: queued)
+    person.wait(lambda: person.run(queued[0])["state"] == "done", 300)
+    person.recipe()
+    person.write(recipe.seeds, "0")
+    person.line("budget")
+    person.write(recipe.pane.form.rows["epochs"].field.line, "4000")
+    live = person.train()["id"]
+    person.wait(lambda: person.run(live)["state"] == "training")
+    person.rest(4)
+    return {"saved": saved, "live": live, "sweep": queued[0]}
+
+
+def look(person: Person, place: str, shown: dict[str, object]) -> None:
+    """Puts something worth a picture on the place."""
+    widget = person.window.places[place]
+    if place == "runs":
+        widget.opened(run=shown["live"])
+    elif place == "compare":
+        widget.opened(runs=shown["saved"])
+    elif place == "sweep":
+        widget.opened(run=shown["sweep"])
+    elif place == "recipe":
+        person.line("optimizer")
+    elif place == "library":
+        widget.opened(part="lion")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
