@@ -53,6 +53,8 @@ def describe(schema: Mapping[str, Any]) -> str:
         return f'{a_kind(schema["x-part"])}, as {{ use = "..." }}'
     if "x-parts" in schema:
         return f'a list of {schema["x-parts"]} parts, each {{ use = "..." }}'
+    if schema.get("x-space"):
+        return 'what to vary, such as { "optimizer.lr" = [0.001, 0.01] }'
     if "enum" in schema:
         return "one of " + ", ".join(show(choice) for choice in schema["enum"])
     if "const" in schema:

@@ -29,6 +29,7 @@ from engine.training.recorder import Memory, Recorder, Sink
 from engine.training.run import Run
 from engine.training.state import capture, restore
 
+LOOK_SECONDS = 0.1
 PAUSE_POLL = 0.05
 TRAIN_METRIC_ROWS = 1024
 
@@ -77,6 +78,7 @@ class Trainer:
         self._ended_early = False
         self._saved_at = time.monotonic()
         self._clock = time.perf_counter()
+        self._looked = self._clock
         self._shown = (0, 0.0)  # step and seconds of the last throughput point
         self._on_batch = [t.on_batch for t in run.techniques if hasattr(t, "on_batch")]
         self._waiting = threading.Event()
@@ -133,7 +135,7 @@ class Trainer:
             self._call("after_evaluation", self.evaluate())
         if epoch_ends:
             self._call("after_epoch")
-        if run.recorder.due:
+        if time.perf_counter() - self._looked > LOOK_SECONDS:
             self._look_up()
 
     def _log_rate(self) -> None:
@@ -152,6 +154,7 @@ class Trainer:
     def _look_up(self) -> None:
         """A few times a second: fetch, watch for divergence, tell how far it is, obey, save."""
         run = self.run
+        self._looked = time.perf_counter()
         self._flush()
         seconds = self._seconds()
         steps, since = run.step - self._shown[0], seconds - self._shown[1]

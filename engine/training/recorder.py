@@ -6,13 +6,10 @@ Scalars that live on the device are kept as tensors and fetched many at a time, 
 from __future__ import annotations
 
 import math
-import time
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-
-FLUSH_SECONDS = 0.1
 
 
 class Sink(Protocol):
@@ -84,7 +81,6 @@ class Recorder:
         self._handles: dict[str, int] = {}
         self._tensors: dict[str, tuple[list[int], list[Tensor]]] = {}
         self._watched: tuple[list[int], list[Tensor]] = ([], [])
-        self._flushed = time.perf_counter()
         self.last: dict[str, float] = {}
 
     def handle(self, name: str) -> int:
@@ -112,10 +108,6 @@ class Recorder:
         self._watched[0].append(step)
         self._watched[1].append(value)
 
-    @property
-    def due(self) -> bool:
-        return time.perf_counter() - self._flushed > FLUSH_SECONDS
-
     def flush(self, wait: bool = False) -> int | None:
         """Fetches what is on the device; returns the first step at which a watched value was not finite."""
         bad = None
@@ -132,7 +124,6 @@ class Recorder:
                     bad = next((s for s, v in zip(steps, values, strict=True) if not math.isfinite(v)), None)
             self._tensors = {}
             self._watched = ([], [])
-        self._flushed = time.perf_counter()
         if wait:
             self.sink.flush(wait=True)
         return bad

@@ -77,7 +77,7 @@ class Sweep:
         child = self.recipe.copy()
         for path, value in ask.changes.items():
             child.set(path, value)
-        words = ", ".join(f"{path.rpartition('.')[2]} {value}" for path, value in ask.changes.items())
+        words = ", ".join(f"{path.rpartition('.')[2]} {_short(value)}" for path, value in ask.changes.items())
         child.set("name", f"{self.name}: {words}" if self.name else words)
         run = self.log.create_run(
             child.text(),
@@ -122,6 +122,10 @@ class Sweep:
         self.sink.run(state=state, message=message or best, ended=time.time(), metrics=self._result())
         self.sink.event(message or best, kind=state)
         self.sink.flush(wait=True)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def main(arguments: list[str] | None = None) -> int:

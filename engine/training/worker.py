@@ -40,7 +40,10 @@ def work(workspace: Workspace, id: str) -> None:
 
 
 def _train(sink: SeriesWriter, row: dict[str, Any], folder: Path, workspace: Workspace) -> None:
-    document = filled(Recipe.parse(row["recipe"]))
+    recipe = Recipe.parse(row["recipe"])
+    if row["device"] and row["device"] != "auto":  # the scheduler's choice among several
+        recipe.set("training.device", row["device"])
+    document = filled(recipe)
     train(document, sink, folder, lambda trainer: go_on(trainer, row, folder, workspace))
 
 
