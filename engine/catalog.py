@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import AthanorError
-from engine.workspace import cache_folder
+from engine.workspace import cache_folder, own_parts
 
 ENGINE = Path(__file__).resolve().parent
 FORMAT = 1
@@ -90,16 +90,16 @@ class Catalog:
         self.sections = sections or {}
 
     @classmethod
-    def load(cls, own_parts: Path | None = None) -> Catalog:
+    def load(cls) -> Catalog:
         """The catalog of these sources (and of a person's own part files), made anew when they changed."""
-        path = cache_folder() / f"catalog-{digest(own_parts)}.json"
+        path = cache_folder() / f"catalog-{digest(own_parts())}.json"
         if not path.exists():
-            _make(path, own_parts)
+            _make(path)
         try:
             return cls.read(path)
         except (ValueError, KeyError, TypeError):
             path.unlink(missing_ok=True)  # damaged: a cache can always be made again
-            _make(path, own_parts)
+            _make(path)
             return cls.read(path)
 
     @classmethod
@@ -145,10 +145,10 @@ class Catalog:
         return sorted({entry.slot for entry in self.parts.values()})
 
 
-def digest(own_parts: Path | None = None) -> str:
+def digest(own: Path | None = None) -> str:
     """A digest of every source that the catalog is made from."""
     mixed = hashlib.sha256(f"{FORMAT} {sys.version_info[:2]}".encode())
-    files = sorted(ENGINE.rglob("*.py")) + (sorted(own_parts.glob("*.py")) if own_parts and own_parts.is_dir() else [])
+    files = sorted(ENGINE.rglob("*.py")) + (sorted(own.glob("*.py")) if own else [])
     for path in files:
         if path.is_relative_to(ENGINE / "log") or path.is_relative_to(ENGINE / "service"):
             continue
@@ -157,14 +157,14 @@ def digest(own_parts: Path | None = None) -> str:
     return mixed.hexdigest()[:16]
 
 
-def _make(path: Path, own_parts: Path | None) -> None:
+def _make(path: Path) -> None:
     """Lets a process with torch write the catalog, then puts it in place in one step."""
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
     os.close(handle)
-    command = [sys.executable, "-m", "engine.registry", name, *([str(own_parts)] if own_parts else [])]
+    command = [sys.executable, "-m", "engine.registry", name]
     done = subprocess.run(command, cwd=ENGINE.parent, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         Path(name).unlink(missing_ok=True)
         reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
-        raise AthanorError(f"The catalog of parts could not be made: {reason}. Run `python main.py doctor`.")
+        raise AthanorError(f"The catalog of parts could not be made. {reason}")
     Path(name).replace(path)

@@ -1,6 +1,6 @@
 """Finds the parts by walking `engine/methods` and a person's own folder, and writes the catalog.
 
-Part of the heavy wing: it imports every part. `python -m engine.registry OUT [OWN_PARTS]` writes the JSON that
+Part of the heavy wing: it imports every part. `python -m engine.registry OUT` writes the JSON that
 `engine.catalog` reads.
 """
 
@@ -28,22 +28,24 @@ from engine.errors import AthanorError
 from engine.parts import GIVEN, Layer, Schedule, Value, info
 from engine.settings import unwrapped
 from engine.training.settings import Budget, Training
+from engine.workspace import own_parts
 
 ROOT = Path(engine.methods.__file__).resolve().parent
 SLOTS = {"procedures": "procedure", "losses": "loss", "adaptation": "adaptation", "data": "data", "nas": "nas"}
 HEADINGS = ("helps", "hurts", "cost")
 
 
-@cache
 def _own_modules(folder: Path) -> tuple[ModuleType, ...]:
     modules = []
     for path in sorted(folder.glob("*.py")):
-        spec = importlib.util.spec_from_file_location(f"own_parts.{path.stem}", path)
-        if spec is None or spec.loader is None:
-            raise AthanorError(f"The part file {path} cannot be read as Python.")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
+        name = f"own_parts.{path.stem}"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:  # whatever a person's file raises, it must be told as theirs
+            raise AthanorError(f"The part file {path} cannot be loaded: {type(error).__name__}: {error}.") from error
         modules.append(module)
     return tuple(modules)
 
@@ -55,10 +57,11 @@ def _method_modules() -> tuple[ModuleType, ...]:
 
 
 @cache
-def classes(own_parts: Path | None = None) -> dict[str, type]:
+def classes() -> dict[str, type]:
     """Every part's class by id. Raises AthanorError when two parts share an id."""
     found: dict[str, type] = {}
-    modules = _method_modules() + (_own_modules(own_parts) if own_parts and own_parts.is_dir() else ())
+    own = own_parts()
+    modules = _method_modules() + (_own_modules(own) if own else ())
     for module in modules:
         for cls in vars(module).values():
             if not (inspect.isclass(cls) and "__part__" in vars(cls) and cls.__module__ == module.__name__):
@@ -158,9 +161,9 @@ def entry_of(cls: type) -> Entry:
     )
 
 
-def catalog(own_parts: Path | None = None) -> Catalog:
+def catalog() -> Catalog:
     """The catalog of everything that can be imported here."""
-    entries = [entry_of(cls) for cls in classes(own_parts).values()]
+    entries = [entry_of(cls) for cls in classes().values()]
     entries.sort(key=lambda entry: (entry.slot, entry.name.lower()))
     return Catalog(entries, {"training": schema_of(Training), "budget": schema_of(Budget)})
 
@@ -217,11 +220,14 @@ def _argument(field: Mapping[str, Any], value: Any) -> Any:
 
 def main(arguments: list[str]) -> None:
     """Writes the catalog to a file."""
-    out, *own = arguments
-    made = catalog(Path(own[0]) if own else None)
+    (out,) = arguments
+    made = catalog()
     data = {"parts": [entry.to_json() for entry in made.parts.values()], "sections": made.sections}
     Path(out).write_text(json.dumps(data, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except AthanorError as error:
+        sys.exit(str(error))

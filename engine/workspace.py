@@ -35,16 +35,22 @@ class Workspace:
     def database(self) -> Path:
         return self.folder / "athanor.db"
 
-    @property
-    def parts_folder(self) -> Path:
-        """Where a person's own part files lie; nothing is loaded from it before the person agrees."""
-        return self.folder / "parts"
-
     def run_folder(self, run: str) -> Path:
         """The folder of one run's checkpoints, made when first asked for."""
         folder = self.folder / "runs" / run
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
+
+
+def own_parts() -> Path | None:
+    """The folder of a person's own part files: the one that ATHANOR_PARTS names, so that nothing is loaded unasked."""
+    chosen = os.environ.get("ATHANOR_PARTS")
+    if not chosen:
+        return None
+    folder = Path(chosen).expanduser().resolve()
+    if not folder.is_dir():
+        raise AthanorError(f"ATHANOR_PARTS names {folder}, which is not a folder. Make it, or unset ATHANOR_PARTS.")
+    return folder
 
 
 def cache_folder() -> Path:

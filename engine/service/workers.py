@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.service.processes import ROOT, kill, spawn
-from engine.workspace import Workspace
+from engine.workspace import Workspace, own_parts
 
 _numbers = itertools.count(1)
 
@@ -63,7 +63,7 @@ class Spare:
 
     def __init__(self, command: Sequence[str], workspace: Workspace, **environment: str):
         self.workspace = workspace
-        self.sources = sources_stamp(workspace)
+        self.sources = sources_stamp()
         self.output = workspace.folder / f"spare-{os.getpid()}-{next(_numbers)}.log"
         with self.output.open("wb") as file:
             self.process = spawn(
@@ -83,7 +83,7 @@ class Spare:
     @property
     def usable(self) -> bool:
         """Alive, and nothing that it imported has been edited since."""
-        return self.process.poll() is None and self.sources == sources_stamp(self.workspace)
+        return self.process.poll() is None and self.sources == sources_stamp()
 
     def assign(self, run: str) -> Worker | None:
         """Gives it the run; None when it has died."""
@@ -111,10 +111,10 @@ class Spare:
         self.output.unlink(missing_ok=True)
 
 
-def sources_stamp(workspace: Workspace) -> tuple[int, int]:
+def sources_stamp() -> tuple[int, int]:
     """How many source files training may import, and the newest one's time: both stay while nothing is edited."""
     times = []
-    for folder in (ROOT / "engine", workspace.parts_folder):
+    for folder in filter(None, (ROOT / "engine", own_parts())):
         for path in folder.rglob("*.py"):
             with contextlib.suppress(FileNotFoundError):  # renamed between the listing and the look: the count tells
                 times.append(path.stat().st_mtime_ns)

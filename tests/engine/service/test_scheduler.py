@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from engine.log import Log
 from engine.service.scheduler import Room, Scheduler
@@ -161,11 +163,15 @@ def test_a_spare_takes_the_run_and_is_replaced(log: Log, make_scheduler: Make) -
     turn_until(scheduler, lambda: scheduler.spare is not None and scheduler.spare is not spare)
 
 
-def test_a_spare_with_old_sources_is_not_used(log: Log, make_scheduler: Make, workspace: Workspace) -> None:
+def test_a_spare_with_old_sources_is_not_used(
+    log: Log, make_scheduler: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    monkeypatch.setenv("ATHANOR_PARTS", str(parts))
     scheduler = make_scheduler(keep_spare=True)
     spare = turn_until(scheduler, lambda: scheduler.spare)
-    workspace.parts_folder.mkdir()
-    (workspace.parts_folder / "mine.py").write_text("")
+    (parts / "mine.py").write_text("")
     run = log.create_run("steps = 2")
     turn_until(scheduler, lambda: state(log, run) == "done")
     assert spare.process.returncode is not None
