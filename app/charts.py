@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QFontMetrics, QGuiApplication, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QColor, QFont, QFontMetrics, QGuiApplication, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import (
     QFileDialog,
     QFrame,
@@ -30,10 +30,13 @@ from PySide6.QtWidgets import (
 
 from app import words
 from app.curves import Curve, Drawn, read_curves
-from app.strokes import Band, Line, Strokes
+from app.strokes import Band, Dots, Line, Strokes
 from app.theme import SIZE_SMALL, SPACE_S, Theme
 
 SMOOTHING = (0.0, 0.01, 0.03, 0.1)  # of the length of the x axis
+LEFT_WIDTH = 44
+UPRIGHT_PIXELS, LEVEL_PIXELS = 42.0, 90.0  # between two labels of an axis
+ROUND_TIMES = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
 SMOOTHING_WORDS = ("None", "A little", "Medium", "Strong")
 
 
@@ -42,15 +45,83 @@ class NumberAxis(pg.AxisItem):
 
     def __init__(self, side: str):
         super().__init__(side)
-        self.clock = "number"
+        self.clock = "number"  # or "step" (whole numbers), or "time"
         self.enableAutoSIPrefix(False)
+
+    def tickValues(self, low: float, high: float, size: float) -> list[tuple[float, list[float]]]:
+        """One level of ticks, so near to each other that at least two labels are seen."""
+        if not (math.isfinite(low) and math.isfinite(high) and high > low and size > 0):
+            return []
+        upright = self.orientation in ("left", "right")
+        per, edge = (UPRIGHT_PIXELS, 7.0) if upright else (LEVEL_PIXELS, 14.0)
+        margin = min(edge / size, 0.2) * (high - low)  # a label that would be cut at the edge is not drawn
+        count = max(size / per, 2.0)
+        if self.logMode:
+            return [(0.0, log_ticks(low, high, margin, count))]
+        spacing, values = nice_ticks(low, high, margin, count, self.clock == "time")
+        if self.clock == "step" and spacing < 1:
+            spacing, values = 1.0, [float(at) for at in range(math.ceil(low), math.floor(high) + 1)]
+        return [(spacing, values)]
+
+    def fit(self, size: float) -> None:
+        """Makes an upright axis as wide as its widest label: pyqtgraph leaves out those that do not fit."""
+        texts = [text for spacing, values in self.tickValues(self.range[0], self.range[1], size)
+                 for text in self.tickStrings(values, 1.0, spacing)]  # fmt: skip
+        metrics = QFontMetrics(self.style["tickFont"] or QFont())
+        widest = max((metrics.horizontalAdvance(text) for text in texts), default=0)
+        wanted = max(LEFT_WIDTH, math.ceil((widest + 10) / 4) * 4)
+        if wanted != self.width():
+            self.setWidth(wanted)
 
     def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
         if self.logMode:
-            return [words.number(10.0**value, 2) for value in values]
+            plain = [10.0**value for value in values]
+            if len(plain) > 1 and plain[-1] < 2 * plain[0]:
+                return [tick_text(value, (plain[1] - plain[0]) * 1.000001) for value in plain]
+            tries = ([_short(value, digits) for value in plain] for digits in range(1, 7))
+            return next((texts for texts in tries if len(set(texts)) == len(texts)), [_short(v, 6) for v in plain])
         if self.clock == "time":
             return [clock_text(value, spacing) for value in values]
         return [tick_text(value, spacing) for value in values]
+
+
+def nice_ticks(
+    low: float, high: float, margin: float, count: float, seconds: bool = False
+) -> tuple[float, list[float]]:
+    """Spacing (1, 2 or 5 of a power of ten, or a round time) and places of about `count` ticks.
+
+    At least two of them lie further than `margin` from both ends, where a label would be cut.
+    """
+    wanted = (high - low) / count
+    power = math.floor(math.log10(wanted))
+    steps = [digit * 10.0**at for at in range(power - 2, power + 2) for digit in (1, 2, 5)]
+    if seconds and 5 <= wanted <= ROUND_TIMES[-1]:
+        steps = list(ROUND_TIMES)
+    start = next(number for number, step in enumerate(steps) if step >= 0.9 * wanted)
+    for spacing in reversed(steps[: start + 1]):
+        values = [at * spacing for at in range(math.ceil(low / spacing), math.floor(high / spacing) + 1)]
+        if sum(low + margin <= value <= high - margin for value in values) >= 2:
+            break
+    return float(spacing), values
+
+
+def log_ticks(low: float, high: float, margin: float, count: float) -> list[float]:
+    """Exponents of ten for ticks: whole powers, or 1, 2 and 5 of each, or even steps where little is seen."""
+    first, last = math.ceil(low + margin), math.floor(high - margin)
+    if last > first:
+        every = math.ceil((last - first + 1) / max(count, 2.0))
+        return [float(at) for at in range(first, last + 1, every)]
+    fine = [at + math.log10(digit) for at in range(first - 1, last + 2) for digit in (1, 2, 5)]
+    seen = [at for at in fine if low + margin <= at <= high - margin]
+    if len(seen) >= 2:
+        return seen
+    ends = 10.0 ** (low + margin), 10.0 ** (high - margin)
+    return [math.log10(value) for value in nice_ticks(*ends, 0.0, count)[1] if value > 0]
+
+
+def _short(value: float, digits: int) -> str:
+    """A number with so many digits and no more zeros than it needs."""
+    return words.number(float(f"{value:.{digits - 1}e}"), digits + (2 if value < 1e-3 and digits > 1 else 1))
 
 
 def tick_text(value: float, spacing: float) -> str:
@@ -63,7 +134,7 @@ def tick_text(value: float, spacing: float) -> str:
         return f"{mantissa}e{int(exponent)}".replace("-", "−")
     for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= scale:
-            digits = max(0, min(3, -math.floor(math.log10(spacing / scale) + 1e-9)))
+            digits = max(0, min(6, -math.floor(math.log10(spacing / scale) + 1e-9)))
             text = f"{value / scale:.{digits}f}"
             return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−") + prefix
     digits = max(0, min(6, -math.floor(math.log10(spacing) + 1e-9)))
@@ -244,7 +315,7 @@ class Chart(QFrame):
         """What runs along x: 'step', 'time' (seconds since the start), or 'number'."""
         if clock != self.clock:
             self.clock = clock
-            self.bottom.clock = "time" if clock == "time" else "number"
+            self.bottom.clock = clock
             self.set_span(None)
 
     def set_smoothing(self, share: float) -> None:
@@ -268,6 +339,10 @@ class Chart(QFrame):
     def set_title(self, title: str) -> None:
         self.title = title
         self._title.setText(title)
+
+    def show_title(self, on: bool) -> None:
+        """Where the title is said elsewhere, the legend has the whole line."""
+        self._title.setVisible(on)
 
     def text(self) -> str:
         """What is drawn as CSV."""
@@ -301,7 +376,8 @@ class Chart(QFrame):
             axis.linkToView(self.view)
             axis.setZValue(-1000)  # the grid lies behind the curves; a ViewBox is at -100
             axis.setStyle(tickLength=0, tickTextOffset=4, maxTickLevel=0, autoExpandTextSpace=True)
-        self.left.setWidth(44)
+        self.left.setWidth(LEFT_WIDTH)
+        self.bottom.clock = self.clock
         self.bottom.setHeight(18)
         grid.addItem(self.left, 0, 0)
         grid.addItem(self.view, 0, 1)
@@ -335,7 +411,7 @@ class Chart(QFrame):
         self.view.moved.connect(self._moved)
         self.view.reset_wanted.connect(self._reset)
         self.view.menu_wanted.connect(self._open_menu)
-        self.view.sigResized.connect(lambda _view: self.refresh())
+        self.view.sigResized.connect(self._resized)
         self.canvas.scene().sigMouseMoved.connect(self._hover)
         self.canvas.viewport().installEventFilter(self)
 
@@ -395,7 +471,7 @@ class Chart(QFrame):
         pen = self.theme.pen(curve.colour, 1.5, curve.validation)
         (left, right), (bottom, top) = self.view.viewRange()
         pixel = (right - left) / max(self.view.width(), 1), (top - bottom) / max(self.view.height(), 1)
-        layers: list[Line | Band] = []
+        layers: list[Line | Band | Dots] = []
         if data.low is not None and data.high is not None:
             layers.append(Band(data.x, self._scaled(data.low), self._scaled(data.high), self._band_colour(curve)))
         if len(data.smooth_x):
@@ -403,6 +479,8 @@ class Chart(QFrame):
             layers.append(Line(data.smooth_x, self._scaled(data.smooth_y), pen, pixel))
         else:
             layers.append(Line(data.x, self._scaled(data.y), pen, pixel))
+            if (dots := Dots(data.x, self._scaled(data.y), pen)).points is not None:
+                layers.append(dots)
         self.strokes.set_layers(curve.key, layers)
 
     def _scaled(self, y: np.ndarray) -> np.ndarray:
@@ -431,6 +509,7 @@ class Chart(QFrame):
         if wanted != self._range:
             self._range = wanted
             self.view.setRange(QRectF(wanted[0], wanted[2], wanted[1] - wanted[0], wanted[3] - wanted[2]), padding=0)
+            self.left.fit(self.view.height())
 
     def _steady(self, bottom: float, top: float) -> tuple[float, float]:
         """The y axis stays while the data fill most of it: live axes that jump cannot be read, and cost time."""
@@ -459,7 +538,7 @@ class Chart(QFrame):
                 top = max(top, self.y_ceiling)
         room = (top - bottom) * 0.05 or abs(top) * 0.05 or 0.5
         on_floor = not self.logarithmic and self.y_floor is not None and bottom == self.y_floor
-        return bottom - (room / 2 if on_floor else room), top + room
+        return bottom - ((top + room - bottom) * 0.025 if on_floor else room), top + room
 
     def _update_legend(self) -> None:
         self._nothing.setVisible(not self.drawn)
@@ -473,6 +552,10 @@ class Chart(QFrame):
         self._legend.show_entries(entries)
 
     # -- the mouse ---------------------------------------------------------------------------------------------------
+
+    def _resized(self, _view: Any) -> None:
+        self.left.fit(self.view.height())
+        self.refresh()
 
     def _moved(self) -> None:
         low, high = self.view.viewRange()[0]

@@ -44,6 +44,9 @@ def state(name: str) -> State:
     return STATES.get(name) or State(name, name.capitalize(), "state-queued", "muted")
 
 
+SERIES = 8  # colours before they repeat
+
+
 class RunColours:
     """Hands every run one number of the series colours, in the order of their making, and remembers it."""
 
@@ -71,3 +74,13 @@ class RunColours:
         if run not in self._numbers:
             self.assign([run])
         return self._numbers[run]
+
+    def together(self, runs: Iterable[str]) -> list[int]:
+        """Numbers for runs that are shown together: the same colours, dashed only where two would look alike."""
+        seen: dict[int, int] = {}
+        numbers = []
+        for run in runs:
+            colour = self.index(run) % SERIES
+            numbers.append(colour + SERIES * seen.get(colour, 0))
+            seen[colour] = seen.get(colour, 0) + 1
+        return numbers

@@ -15,6 +15,7 @@ from pyqtgraph.Qt.internals import PrimitiveArray
 from PySide6.QtCore import QLineF, QRectF, Qt
 from PySide6.QtGui import QBrush, QColor, QPainter, QPen, QPolygonF
 
+DOT = 6.0  # pixels across
 PATH_LIMIT = 160  # a dashed line of fewer points is left to Qt's own dashes
 
 
@@ -84,14 +85,31 @@ class Band:
         painter.setBrush(Qt.BrushStyle.NoBrush)
 
 
+class Dots:
+    """Points that no line reaches: a series of one point, or one between gaps."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, pen: QPen):
+        good = np.concatenate([[False], np.isfinite(y), [False]])
+        alone = good[1:-1] & ~good[:-2] & ~good[2:]
+        self.points = pg.functions.arrayToQPolygonF(x[alone], y[alone]) if alone.any() else None
+        self.pen = QPen(pen.color(), DOT, Qt.PenStyle.SolidLine, Qt.PenCapStyle.RoundCap)
+        self.pen.setCosmetic(True)
+
+    def paint(self, painter: QPainter) -> None:
+        if self.points is not None:
+            painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+            painter.setPen(self.pen)
+            painter.drawPoints(self.points)
+
+
 class Strokes(pg.GraphicsObject):
     """What a chart draws, in the order of `layers`: bands, faint lines, lines."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers: dict[str, list[Line | Band]] = {}
+        self.layers: dict[str, list[Line | Band | Dots]] = {}
 
-    def set_layers(self, key: str, layers: list[Line | Band]) -> None:
+    def set_layers(self, key: str, layers: list[Line | Band | Dots]) -> None:
         self.layers[key] = layers
         self.update()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -39,14 +40,15 @@ class Choice(QComboBox):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.activated.connect(self._activated)
 
-    def offer(self, choices: Iterable[tuple[str, str]]) -> None:
-        """Shows these (key, words); the wanted one stays chosen where it is among them, else the first."""
+    def offer(self, choices: Iterable[tuple[str, str]], otherwise: str = "") -> None:
+        """Shows these (key, words); the wanted one stays chosen where it is among them, else `otherwise` or the first."""
         choices = list(choices)
         if [(self.itemData(i), self.itemText(i)) for i in range(self.count())] != choices:
             self.clear()
             for key, text in choices:
                 self.addItem(text, key)
-        self.setCurrentIndex(max(0, self.findData(self.wanted)))
+        at = self.findData(self.wanted)
+        self.setCurrentIndex(max(0, at if at >= 0 else self.findData(otherwise)))
 
     @property
     def key(self) -> str:
@@ -96,8 +98,10 @@ class Overlay(QWidget):
         self.chart = Chart(context, "Overlay")
         context.theme.changed.connect(self._restyle)
         self._restyle()
+        self.chart.show_title(False)  # the choice above says which series it is
         self.rows: list[Row] = []
         self._by_group = False
+        self._metric = ""
         body = QVBoxLayout(self)
         body.setContentsMargins(0, 0, 0, 0)
         body.addWidget(panel(label("Overlay", "section"), self.series, self.clock, body=self.chart))
@@ -107,23 +111,29 @@ class Overlay(QWidget):
     def _restyle(self) -> None:
         self.chart.canvas.setBackground(self.context.theme.colour("surface"))
 
-    def show_rows(self, rows: Sequence[Row], by_group: bool) -> None:
-        """Draws the chosen series of these rows, of the first ones where there are many."""
-        self.rows, self._by_group = list(rows[:MOST_CURVES]), by_group
+    def show_rows(self, rows: Sequence[Row], by_group: bool, metric: str = "") -> None:
+        """Draws the chosen series of these rows, of the first ones where there are many.
+
+        As long as nobody has chosen one, it is the metric's own curve, or the training loss.
+        """
+        self.rows, self._by_group, self._metric = list(rows[:MOST_CURVES]), by_group, metric
         runs = [run for row in self.rows for run in row.runs[:1]]
 
-        def read(log: Any) -> list[str]:
-            return sorted({info.name for run in runs for info in log.series(run)})
+        def read(log: Any) -> dict[str, int]:
+            counts: dict[str, int] = {}
+            for info in (info for run in runs for info in log.series(run)):
+                counts[info.name] = max(counts.get(info.name, 0), info.count)
+            return counts
 
         self.context.reader.ask(read, self._offer, key="compare-series", owner=self)
 
-    def _offer(self, names: list[str]) -> None:
-        self.series.offer((name, name) for name in ranked(names))
+    def _offer(self, counts: dict[str, int]) -> None:
+        self.series.offer(((name, name) for name in ranked(counts)), curve_of(self._metric, counts))
         self._draw()
 
     def _draw(self) -> None:
         series = self.series.key
-        colours = self.context.colours
+        colours = self.context.colours.together(min(row.runs) for row in self.rows)
         self.chart.set_clock(self.clock.key)
         self.chart.set_title(series or "Overlay")
         if not series:
@@ -132,12 +142,12 @@ class Overlay(QWidget):
         curves = [
             Curve(
                 key=row.key,
-                name=row.name,
-                colour=colours.index(min(row.runs)),
+                name=name,
+                colour=colour,
                 run="" if self._by_group else row.runs[0],
                 series=series,
             )
-            for row in self.rows
+            for row, name, colour in zip(self.rows, told_apart(self.rows), colours, strict=True)
         ]
         self.chart.set_curves(curves)
         self.refresh()
@@ -168,6 +178,13 @@ class Overlay(QWidget):
                 self.chart.feed(key, x, mean, *edges)
 
 
+def curve_of(metric: str, counts: Mapping[str, int]) -> str:
+    """The series that shows how a metric came about: its validation, else the training loss, else any with a curve."""
+    curves = [name for name in ranked(counts) if counts[name] > 1]
+    liked = [f"val/{metric.split('/', 1)[-1]}", "train/loss", *curves]
+    return next((name for name in liked if name in curves), "")
+
+
 def _curve(log: Any, cache: Any, run: str, series: str, clock: str) -> tuple[Any, Any]:
     """Steps (or seconds since the start) and values of one series."""
     steps, values, times = cache.points(log, run, series)
@@ -175,6 +192,20 @@ def _curve(log: Any, cache: Any, run: str, series: str, clock: str) -> tuple[Any
         found = log.run(run) or {}
         return times - float(found.get("started") or times[0]), values
     return steps, values
+
+
+def told_apart(rows: Sequence[Row]) -> list[str]:
+    """The rows' names; those that are alike also say their seed, where that differs."""
+    counts = Counter(row.name for row in rows)
+    seeds: dict[str, set[Any]] = {}
+    for row in rows:
+        seeds.setdefault(row.name, set()).add(row.settings.get("seed"))
+    return [
+        f"{row.name}, seed {row.settings['seed']}"
+        if counts[row.name] > 1 and len(seeds[row.name]) > 1 and row.settings.get("seed") is not None
+        else row.name
+        for row in rows
+    ]
 
 
 class TradeOff(QWidget):
@@ -200,16 +231,10 @@ class TradeOff(QWidget):
         picked, key = set(selected), self.across.key
         values = [value_of(listing, row, key) for row in rows]
         axis, numbers = axis_of(key, values)
+        colours = self.context.colours.together(min(row.runs) for row in rows)
         points = [
-            Point(
-                row.key,
-                row.name,
-                x,
-                cell_mean(row, metric),
-                self.context.colours.index(min(row.runs)),
-                row.key in picked,
-            )
-            for row, x in zip(rows, numbers, strict=True)
+            Point(row.key, name, x, cell_mean(row, metric), colour, row.key in picked)
+            for row, name, x, colour in zip(rows, told_apart(rows), numbers, colours, strict=True)
         ]
         self.plot.show_points(points, axis, axis_of_metric(metric))
 
@@ -285,7 +310,7 @@ class MetricBars(QWidget):
         bars = [
             Bar(
                 row.key,
-                row.name,
+                name,
                 cell_mean(row, metric),
                 row.metrics[metric]["std"],
                 row.metrics[metric]["n"],
@@ -297,7 +322,7 @@ class MetricBars(QWidget):
                 ),
                 summary_text(row.metrics[metric]) if len(row.runs) > 1 else words.number(cell_mean(row, metric)),
             )
-            for row in known[:MOST_BARS]
+            for row, name in zip(known[:MOST_BARS], told_apart(known[:MOST_BARS]), strict=True)
         ]
         self.name.setText(metric)
         note = f"{'lower' if lower else 'higher'} is better"

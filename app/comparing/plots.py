@@ -73,24 +73,15 @@ class WordAxis(NumberAxis):
         super().__init__(side)
         self.words: tuple[str, ...] = ()
 
-    def tickValues(self, low: float, high: float, size: float) -> Any:
+    def tickValues(self, low: float, high: float, size: float) -> list[tuple[float, list[float]]]:
         if not self.words:
             return super().tickValues(low, high, size)
         return [(1.0, [float(i) for i in range(len(self.words)) if low <= i <= high])]
 
     def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
-        if self.logMode:
-            return [power_text(value) for value in values]
         if not self.words:
             return super().tickStrings(values, scale, spacing)
         return [self.words[int(value)] for value in values]
-
-
-def power_text(exponent: float) -> str:
-    """A tick of a logarithmic axis; only 1, 2 and 5 of each power of ten are written."""
-    mantissa = 10.0 ** (exponent - math.floor(exponent + 1e-9))
-    near = any(abs(mantissa - kept) < 1e-6 * kept for kept in (1.0, 2.0, 5.0))
-    return words.number(float(f"{10.0**exponent:.3g}"), 1) if near else ""
 
 
 class PointView(pg.ViewBox):
@@ -212,6 +203,8 @@ class Scatter(Plot):
         self.view.addItem(self._spots)
         self.column.addWidget(self.canvas, 1)
         self.column.addWidget(self.note)
+        for changed in (self.view.sigResized, self.view.sigYRangeChanged):
+            changed.connect(lambda *_: self.left.fit(self.view.height()))
         self.view.reset.connect(self.show_all)
         self.view.asked.connect(lambda at: self.menu().popup(at.toPoint()))
         self.canvas.scene().sigMouseMoved.connect(self._hover)
@@ -403,7 +396,7 @@ class BarCanvas(QWidget):
         if not ends:
             return 0.0, 1.0, True
         low, high = min(ends), max(ends)
-        if low >= 0 and (high - low > 0.2 * high or high == 0):
+        if low >= 0 and (high - low > 0.2 * high or high == 0 or len(self.bars) == 1):
             return 0.0, high or 1.0, True
         room = (high - low) * 0.08 or abs(high) * 0.05 or 0.5
         return low - room, high + room, False

@@ -367,7 +367,7 @@ class ComparePlace(Place):
         if listing is None or not self.on_screen:
             return
         rows, metric = self.shown_rows(), self.metric_box.key
-        self.overlay.show_rows(rows, bool(self.view.grouping))
+        self.overlay.show_rows(rows, bool(self.view.grouping), metric)
         self.bars.show_rows(listing, rows, metric)
         self._judge(listing, rows, metric)
         self._scatter_timer.start(0)  # in an event of its own, so that neither takes long

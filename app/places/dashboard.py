@@ -78,14 +78,13 @@ def plan_charts(
 ) -> dict[str, Plan]:
     """The charts of these runs. One run: colours by line where a chart has many; several: a colour each run."""
     plans: dict[str, Plan] = {}
-    for run in runs:
+    for run, own in zip(runs, colours.together(run["id"] for run in runs), strict=True):
         several = f"{run['name'] or run['id']}" if len(runs) > 1 else ""
         for info in series.get(run["id"], []):
             chart, line, split = chart_of(info.name)
             if (split == "test" and info.count < 2) or (chart == LAYERS and len(runs) > 1):
                 continue
             plan = plans.setdefault(chart, Plan(chart))
-            own = colours.index(run["id"])
             other = len(plan.curves) if chart == LAYERS or (len(runs) == 1 and "@" in info.name) else 0
             plan.curves.append(
                 Curve(f"{run['id']} {info.name}", f"{several} {line}".strip(), own + other, run["id"], info.name,

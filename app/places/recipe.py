@@ -41,7 +41,7 @@ from app.places import Context, Place, button, label
 from app.recipes import RecipeDocument, blank, section_of, trial_of
 from app.theme import SPACE_M, SPACE_S
 from engine.catalog import Catalog
-from engine.errors import AthanorError
+from engine.errors import AthanorError, RecipeError
 from engine.recipe import BY_NAME, Recipe, flatten
 from engine.workspace import RESOURCES
 
@@ -152,7 +152,8 @@ class RecipePlace(Place):
         self.context.message(f"A small recipe with {entry.name}.", self.document.stack.undo)
 
     def take_text(self, text: str, name: Any = None) -> None:
-        """Another recipe's text takes the place of this one."""
+        """Another recipe's text takes the place of this one, under the name that it is known by."""
+        text = _named(text, str(name or ""))
         self.document.open(text, None, f"Open {name or 'a recipe'}")
         self.context.message(f"{name or 'The recipe'} is open.", self.document.stack.undo)
 
@@ -578,6 +579,18 @@ def read_seeds(text: str, own: int) -> list[int] | None:
             return None
         seeds += [seed for seed in range(first, last + 1) if seed not in seeds]
     return seeds if len(seeds) <= MOST_SEEDS else None
+
+
+def _named(text: str, name: str) -> str:
+    """The recipe's text with this name in it; as it is where it cannot be read or no name is given."""
+    try:
+        recipe = Recipe.parse(text)
+    except RecipeError:
+        return text
+    if not name or recipe.name == name:
+        return text
+    recipe.set("name", name)
+    return recipe.text()
 
 
 def _write(path: Path, text: str) -> None:

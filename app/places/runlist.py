@@ -265,7 +265,7 @@ class RunDelegate(QStyledItemDelegate):
         wide = metrics.horizontalAdvance(value)
         first = QRect(text.left(), text.top(), text.width(), 18)
         painter.drawText(first, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, value)
-        name = metrics.elidedText(run["name"] or run["id"], Qt.TextElideMode.ElideRight, text.width() - wide - 8)
+        name = metrics.elidedText(run["name"] or run["id"], Qt.TextElideMode.ElideMiddle, text.width() - wide - 8)
         painter.drawText(first, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter, name)
         self._second_line(painter, run, QRect(text.left(), text.top() + 20, text.width(), 18), model)
         painter.restore()
@@ -295,7 +295,7 @@ class RunDelegate(QStyledItemDelegate):
             painter.drawRoundedRect(QRectF(track.left(), track.top(), track.width() * share, 3), 1.5, 1.5)
         if len(spark) > 1:
             box = QRectF(area.right() - 64, area.top() + 1, 64, area.height() - 3)
-            draw_spark(painter, box, spark, theme.pen(self._context.colours.index(run["id"]), 1.3))
+            draw_spark(painter, box, spark, theme.pen(self._context.colours.together([run["id"]])[0], 1.3))
 
 
 def draw_spark(painter: QPainter, box: QRectF, values: Sequence[float], pen: QPen) -> None:

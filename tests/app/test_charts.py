@@ -260,3 +260,41 @@ def test_ticks(value: float, spacing: float, text: str) -> None:
 @pytest.mark.parametrize(("value", "text"), [(12, "12 s"), (80, "1:20"), (7500, "2:05:00"), (-3, "−3 s")])
 def test_clock_ticks(value: float, text: str) -> None:
     assert clock_text(value, 1) == text
+
+
+@pytest.mark.parametrize("low, high", [(0.002843, 0.003143), (0.0, 1.04), (2.9930e-3, 2.9931e-3), (0.2, 5e6), (-3, 3),
+                                       (99_999, 100_001), (0.957, 0.961)])  # fmt: skip
+@pytest.mark.parametrize("pixels", [70, 110, 400])
+def test_an_axis_has_two_labels_at_least_that_fit(
+    qtbot: Any, chart: Chart, low: float, high: float, pixels: int
+) -> None:
+    chart.resize(300, pixels + 45)
+    chart.set_smoothing(0.0)
+    chart.set_curves([Curve("a", "a")])
+    chart.feed("a", [1, 2, 3], [low, high, (low + high) / 2])
+    for logarithmic in (False, True):
+        chart.set_logarithmic(logarithmic)
+        qtbot.waitUntil(lambda: chart.left.range == list(chart.view.viewRange()[1]))
+        picture = QImage(10, 10, QImage.Format.Format_ARGB32)
+        painter = QPainter(picture)
+        painter.setFont(chart.left.style["tickFont"])
+        chart.left.fit(chart.view.height())
+        qtbot.wait(20)
+        _, _, labels = chart.left.generateDrawSpecs(painter)
+        painter.end()
+        texts = [text for _, _, text in labels]
+        assert len(texts) >= 2 and len(set(texts)) == len(texts), texts
+
+
+def test_a_single_point_is_a_dot(qtbot: Any, chart: Chart) -> None:
+    chart.set_curves([Curve("a", "a", 0)])
+    chart.feed("a", [7.0], [0.5])
+    qtbot.waitUntil(lambda: dotted(chart))
+
+
+def dotted(chart: Chart) -> bool:
+    """Whether the middle of the plotted area has the curve's colour."""
+    image = chart.canvas.grab().toImage()
+    at = chart.canvas.mapFromScene(chart.view.mapViewToScene(QPointF(7.0, 0.5)))
+    seen, wanted = image.pixelColor(at), chart.theme.series(0)
+    return sum(abs(a - b) for a, b in zip(seen.getRgb()[:3], wanted.getRgb()[:3], strict=True)) < 30

@@ -7,14 +7,16 @@ import time
 import pytest
 from PySide6.QtCore import QPoint, QPointF, QSettings, Qt
 from PySide6.QtGui import QGuiApplication, QMouseEvent
-from PySide6.QtWidgets import QMessageBox
+from PySide6.QtWidgets import QMenu, QMessageBox
 
 from app.places import Context
 from app.places.compare import ComparePlace
+from app.places.recipe import RecipePlace
 from app.theme import Theme
-from engine.log import Log
+from engine.log import Log, SeriesWriter
 from engine.workspace import Workspace
 from tests.app.saved_runs import saved_run
+from tests.app.small_catalog import small_catalog
 
 
 @pytest.fixture
@@ -88,6 +90,52 @@ def test_the_selected_rows_are_what_the_charts_show(qtbot, place):
     assert sum(point.selected for point in place.trade_off.plot.points) == 2
     qtbot.keyClick(place.table, Qt.Key.Key_Escape)
     qtbot.waitUntil(lambda: len(place.bars.plot.bars) == 6, timeout=3000)
+
+
+def test_a_run_opens_as_a_recipe_of_its_name(qtbot, workspace, place):
+    builder = RecipePlace(place.context)
+    qtbot.addWidget(builder)
+    place.context.went.connect(lambda name, what: builder.opened(**what) if name == "recipe" else None)
+    place.context._set_catalog(small_catalog())
+    qtbot.waitUntil(lambda: builder.loaded, timeout=5000)
+    run = next(row for row in place.table.runs.rows if row.name == "lion").runs[0]
+    with Log(workspace.database) as log:
+        log.update_run(run, name="lion, once more")
+    place.refresh_now()
+    qtbot.waitUntil(lambda: "lion, once more" in names(place), timeout=3000)
+    row = names(place).index("lion, once more")
+    click_row(qtbot, place, row)
+    at = place.table.visualRect(place.table.runs.index(row, 1)).center()
+    place.table.customContextMenuRequested.emit(at)
+    menu = place.findChildren(QMenu)[-1]
+    entry = next(action for action in menu.actions() if action.text() == "Open the run's recipe")
+    qtbot.mouseClick(menu, Qt.MouseButton.LeftButton, pos=menu.actionGeometry(entry).center())
+    qtbot.waitUntil(lambda: builder.name.text() == "lion, once more", timeout=3000)
+    assert builder.document.get("optimizer.use") == "lion" and builder.document.get("optimizer.lr") == 3e-4
+    assert builder.document.recipe.name == "lion, once more"
+
+
+def test_the_overlay_begins_with_a_series_that_has_a_curve(qtbot, workspace, place):
+    for row in place.table.runs.rows:
+        with SeriesWriter(workspace.database, row.runs[0]) as writer:
+            writer.extend(writer.series("test/accuracy"), [60], [0.9])
+            writer.extend(writer.series("test/loss"), [60], [0.4])
+    click_row(qtbot, place, 0)
+    qtbot.waitUntil(lambda: place.overlay.series.findData("test/loss") >= 0, timeout=3000)
+    assert place.metric_box.key == "test/accuracy" and place.overlay.series.key == "val/accuracy"
+    place.metric_box.setCurrentIndex(place.metric_box.findData("test/loss"))
+    place.metric_box.activated.emit(place.metric_box.currentIndex())
+    qtbot.waitUntil(lambda: place.overlay.series.key == "train/loss", timeout=3000)  # there is no val/loss
+    place.overlay.series.setCurrentIndex(place.overlay.series.findData("test/loss"))
+    place.overlay.series.activated.emit(place.overlay.series.currentIndex())
+    qtbot.waitUntil(lambda: place.overlay.chart.curves[0].series == "test/loss", timeout=3000)
+
+
+def test_names_that_are_alike_say_their_seed(qtbot, place):
+    qtbot.waitUntil(lambda: len(place.bars.plot.bars) == 6, timeout=3000)
+    assert sorted(bar.name for bar in place.bars.plot.bars) == [
+        f"{name}, seed {seed}" for name in ("base", "lion") for seed in range(3)
+    ]
 
 
 def test_any_series_can_be_overlaid(qtbot, place):

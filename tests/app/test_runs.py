@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PySide6.QtCore import QItemSelectionModel, Qt
+from PySide6.QtCore import QItemSelectionModel, QSettings, Qt
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QInputDialog, QMessageBox
 
 from app.places import Context
-from app.places.dashboard import chart_of, chart_title
+from app.places.dashboard import chart_of, chart_title, plan_charts
 from app.places.runlist import main_metric, order, progress, row_text, time_left
 from app.places.runs import RunsPlace, headline
-from engine.log import Log, SeriesWriter
+from app.states import RunColours
+from engine.log import Log, SeriesInfo, SeriesWriter
 from engine.workspace import Workspace
 from tests.app.conftest import TOML
 
@@ -338,3 +340,15 @@ def test_a_run_is_watched_paused_resumed_and_stopped(qtbot: Any, with_engine: Co
     with_engine.actions.carry_out("run.stop")
     qtbot.waitUntil(is_now("stopped"), timeout=20_000)
     assert place.header.branch.isEnabled() and place.selected()[0]["checkpoints"]
+
+
+def test_a_single_run_is_drawn_solid_and_runs_together_are_dashed_only_where_colours_repeat(tmp_path: Path) -> None:
+    colours = RunColours(QSettings(str(tmp_path / "colours.ini"), QSettings.Format.IniFormat))
+    runs = [f"run{number:02}" for number in range(20)]
+    colours.assign(runs)
+    assert colours.together([runs[15]]) == [7]
+    assert colours.together(runs[9:17]) == [1, 2, 3, 4, 5, 6, 7, 0]
+    assert colours.together([runs[1], runs[9], runs[17]]) == [1, 9, 17]
+    info = SeriesInfo("train/loss", 10, 9, 0.5)
+    plans = plan_charts([{"id": runs[12], "name": "a"}], {runs[12]: [info]}, colours, 0)
+    assert plans["loss"].curves[0].colour == 4
