@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from engine.catalog import KINDS
-
 if TYPE_CHECKING:
     from engine.kit.anatomy import Anatomy, Site
     from engine.training.run import Run
@@ -117,7 +115,6 @@ transform = _decorator("transform")
 search = _decorator("search")
 probe = _decorator("probe")
 study = _decorator("study")
-DECORATORS = {kind: globals()[kind] for kind in KINDS}
 
 
 # -- what a task offers and a model takes ------------------------------------------------------------------------------
@@ -324,8 +321,20 @@ class Technique:
     """Hooks around the step. A subclass implements those it needs; the base class has none that costs anything.
 
     At a position of the update it implements the method of that name, `privatize(run, role)` to `average(run, role)`,
-    and finds the gradients in `role.parameters`. Recipe order decides only inside a position.
+    and finds the gradients in `role.parameters`. Recipe order decides only inside a position. Beside these, where they
+    exist, the loop calls:
+
+        on_batch(run, batch) -> batch                  before the step, on the training (micro-)batch
+        on_terms(run, terms, output, batch) -> terms   the loss terms of a training step, still named
+        on_epoch_end(run)                              after an epoch's last step, before its evaluation
+        after_evaluation(run, metrics)                 after an evaluation of the live run
+        after_epoch(run)                               after an epoch's last step and its evaluation, where one is due
+        on_end(run)                                    after the last step, before the final evaluation
+
+    `reads` names what of the step it needs beside gradients (`Procedure.offers`): a procedure without it is refused.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def setup(self, run: Run) -> None:
         """Called once, when model and optimizer exist and before a checkpoint is loaded."""
@@ -352,16 +361,6 @@ class Technique:
     ) -> str | None:
         """Why this part cannot work here, or None. Every kind of part may have this method."""
         return None
-
-
-# The hooks that a technique may implement beside those of the update: called by the loop when they exist.
-#   on_batch(run, batch) -> batch                    before the step, on the training batch
-#   on_terms(run, terms, output, batch) -> terms     the loss terms of a training step, still named
-#   on_epoch_end(run)                                after an epoch's last step, before evaluation
-#   after_evaluation(run, metrics)                   after an evaluation of the live run
-#   after_epoch(run)                                 after an epoch's last step and its evaluation, where one is due
-#   on_end(run)                                      after the last step, before the final evaluation
-TECHNIQUE_HOOKS = ("on_batch", "on_terms", "on_epoch_end", "after_evaluation", "after_epoch", "on_end")
 
 
 class Procedure:
@@ -400,9 +399,13 @@ class Finding:
 
 
 class Probe:
-    """Looks. `when` says at what: "step", "evaluation" or "end" of a live run; all can be run on a saved one."""
+    """Looks. `when` says at what: "evaluation" or "end" of a live run; all can be run on a saved one.
+
+    `reads` is as for techniques: "output" where it needs the model's own answers or their gradients.
+    """
 
     when: ClassVar[str] = "end"
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def look(self, run: Run) -> Finding:
         """Must leave weights, buffers, random streams and modes of the run as they were."""

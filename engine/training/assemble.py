@@ -166,7 +166,8 @@ def _offers(document: Mapping[str, Any]) -> list[Problem]:
         if not path.startswith(("techniques.", "probes.")):
             continue
         cls: Any = registry.classes()[use["use"]]
-        missing = [need for need in getattr(cls, "reads", ()) if need not in procedure.offers]
+        needs = {*cls.reads, *(("output",) if hasattr(cls, "on_terms") else ())}
+        missing = sorted(needs.difference(procedure.offers))
         if missing:
             owner = document["procedure"]["use"]
             sentence = f"it reads the {' and '.join(missing)} of the step, which {owner} does not offer."

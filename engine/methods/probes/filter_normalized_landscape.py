@@ -113,6 +113,7 @@ class FilterNormalizedLandscape(Probe):
     """
 
     when = "end"
+    reads = ("output",)
 
     def __init__(
         self,

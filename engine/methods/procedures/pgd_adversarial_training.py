@@ -169,6 +169,7 @@ class PGDRobustness(Probe):
     """
 
     when = "end"
+    reads = ("output",)
 
     def __init__(
         self,

@@ -281,3 +281,31 @@ def test_trainer_without_a_folder_keeps_no_files(tmp_path: Path, monkeypatch: py
     made = assemble(document(budget={"epochs": 0, "steps": 1}), Recorder(Memory()))
     Trainer(made).train()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_needs_the_output_is_refused_where_the_procedure_has_none() -> None:
+    silent = {"task": {"use": "digits"}, "procedure": {"use": "collaborative-forward-forward"}}
+    for section, use in (
+        ("techniques", "label-smoothing"),
+        ("techniques", "elr"),
+        ("probes", "pgd-robustness"),
+        ("probes", "filter-normalized-landscape"),
+    ):
+        with pytest.raises(RecipeError, match="the output of the step, which collaborative-forward-forward does not"):
+            run(**silent, **{section: [{"use": use}]})
+    assert run(**silent, techniques=[{"use": "gradient-clipping"}], budget={"steps": 3}).state == "done"
+
+
+def test_losses_of_all_roles_are_watched_where_there_is_no_main_one() -> None:
+    sink = Memory()
+    silent = {"task": {"use": "digits"}, "procedure": {"use": "collaborative-forward-forward"}}
+    run(sink, **silent, model={"hidden": [16, 16]}, budget={"steps": 4})
+    sums = [sum(values) for values in zip(*(sink.points[f"layer{i}/loss"][1] for i in (0, 1)), strict=True)]
+    assert sink.points["train/loss"][1] == pytest.approx(sums, rel=1e-6)
+
+
+def test_a_mask_on_a_mask_is_a_problem_of_the_recipe() -> None:
+    twice = [{"use": "progressive-gradient-flow-nm", "n": 2, "m": 4}] * 2
+    with pytest.raises(RecipeError) as caught:
+        run(task={"use": "digits"}, model={"hidden": [16, 16]}, techniques=twice)
+    assert caught.value.problems[0].path == "techniques.1"
