@@ -280,7 +280,7 @@ def test_a_number_over_time(qtbot: Any) -> None:
 
 def test_what_a_search_varies(qtbot: Any) -> None:
     held = Held(qtbot, "every")
-    assert held.problem("space") == "It needs 'space': a table."
+    assert held.problem("space").startswith("It needs 'space': what to vary, such as {")
     field = held.field("space")
     qtbot.mouseClick(field.add, Qt.MouseButton.LeftButton)
     line = field.lines[0]
