@@ -41,7 +41,7 @@ class Choice(QComboBox):
         self.activated.connect(self._activated)
 
     def offer(self, choices: Iterable[tuple[str, str]], otherwise: str = "") -> None:
-        """Shows these (key, words); the wanted one stays chosen where it is among them, else `otherwise` or the first."""
+        """Shows these (key, words); the wanted one stays chosen where it is there, else `otherwise` or the first."""
         choices = list(choices)
         if [(self.itemData(i), self.itemText(i)) for i in range(self.count())] != choices:
             self.clear()
