@@ -332,9 +332,11 @@ class Technique:
         on_end(run)                                    after the last step, before the final evaluation
 
     `reads` names what of the step it needs beside gradients (`Procedure.offers`): a procedure without it is refused.
+    `needs_total`: it must know the number of steps, as for a schedule.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
+    needs_total: ClassVar[bool] = False
 
     def setup(self, run: Run) -> None:
         """Called once, when model and optimizer exist and before a checkpoint is loaded."""

@@ -310,6 +310,18 @@ def example_input(offer: Offer, batch: int = 2, device: str = "meta") -> Tensor:
     return torch.zeros((batch, *offer.shape), dtype=torch.get_default_dtype(), device=device)
 
 
+def staged(model: Any, offer: Offer) -> Anatomy:
+    """The anatomy of a model that keeps its stages as `stem`, `blocks`, `pool` (the features) and `head`."""
+    return Anatomy(
+        model,
+        stem=model.stem,
+        blocks=list(model.blocks),
+        features=model.pool,
+        head=model.head,
+        example=example_input(offer),
+    )
+
+
 def output_shapes(module: nn.Module, example: Tensor) -> dict[str, tuple[int, ...]]:
     """The shape of one sample's output of every module, from a pass in evaluation mode that leaves no trace.
 

@@ -136,11 +136,11 @@ def _horizon(document: Mapping[str, Any]) -> list[Problem]:
     """Curves over the whole run need to know its length."""
     if total_steps(document["budget"], 1) is not None:
         return []
-    schedule = document.get("schedule")
-    if schedule and registry.classes()[schedule["use"]].needs_total:  # type: ignore[attr-defined]
-        sentence = f"{schedule['use']} needs to know the number of steps; set budget.epochs or budget.steps."
-        return [Problem("schedule", schedule["use"], sentence)]
-    return []
+    return [
+        Problem(path, use["use"], f"{use['use']} needs to know the number of steps; set budget.epochs or budget.steps.")
+        for path, use in _uses(document)
+        if getattr(registry.classes()[use["use"]], "needs_total", False)
+    ]
 
 
 def _loss(document: Mapping[str, Any], task: Task) -> list[Problem]:

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from engine.fields import Count, Decay, Widths
-from engine.kit.anatomy import Anatomy, example_input
+from engine.kit.anatomy import Anatomy, staged
 from engine.parts import Model, Offer, model
 
 
@@ -64,14 +64,7 @@ class CNN(Model):
         return self.head(self.pool(self.blocks(self.stem(x))))
 
     def anatomy(self) -> Anatomy:
-        return Anatomy(
-            self,
-            stem=self.stem,
-            blocks=list(self.blocks),
-            features=self.pool,
-            head=self.head,
-            example=example_input(self._offer),
-        )
+        return staged(self, self._offer)
 
 
 class ResidualBlock(nn.Module):

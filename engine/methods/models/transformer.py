@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine.fields import Count, Decay
-from engine.kit.anatomy import Anatomy, example_input
+from engine.kit.anatomy import Anatomy, staged
 from engine.kit.tied import Layout, Tying
 from engine.parts import Model, Offer, model
 
@@ -72,14 +72,7 @@ class Transformer(Model):
         return self.head(self.pool(self.norm(self.blocks(self.stem(x)))))
 
     def anatomy(self) -> Anatomy:
-        return Anatomy(
-            self,
-            stem=self.stem,
-            blocks=list(self.blocks),
-            features=self.pool,
-            head=self.head,
-            example=example_input(self._offer),
-        )
+        return staged(self, self._offer)
 
 
 class Stem(nn.Module):

@@ -136,6 +136,8 @@ class ProgressiveGradientFlowNM(Technique):
         ValueError: Where n is above m, or the dense and the last phase leave no time between them.
     """
 
+    needs_total = True  # its phases are shares of the run
+
     def __init__(
         self,
         n: Count = 1,
@@ -247,8 +249,6 @@ class ProgressiveGradientFlowNM(Technique):
             return str(error)
         if not sites:
             return f"No layer is at {settings['targets']!r}; select linear or convolution layers."
-        if not (recipe["budget"]["epochs"] or recipe["budget"]["steps"]):
-            return "Its phases are shares of the run, so the run needs a length; set budget.epochs or budget.steps."
         group = settings["m"] * (8 if settings["structure"] == "geometric" else 1)
         for site in sites:
             weight = getattr(site.module, "weight", None)

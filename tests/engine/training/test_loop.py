@@ -250,6 +250,10 @@ def test_an_optimizer_that_calls_its_closure_reaches_the_minimum() -> None:
         ({"task": {"use": "python-text"}}, "tokens"),
         ({"training": {"device": "cuda:7"}}, "is not a device here"),
         ({"budget": {"epochs": 0, "seconds": 5}, "schedule": {"use": "cosine"}}, "number of steps"),
+        (
+            {"budget": {"epochs": 0, "seconds": 5}, "techniques": [{"use": "progressive-gradient-flow-nm"}]},
+            "number of steps",
+        ),
     ],
 )
 def test_what_clashes_is_refused_in_a_sentence(patch: dict[str, Any], words: str) -> None:
