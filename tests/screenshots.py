@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def take(home: Path, folder: Path, size: tuple[int, int]) -> None:
+    from PySide6.QtGui import QCursor
     from PySide6.QtWidgets import QApplication
 
     from app.window import Window
@@ -55,6 +56,7 @@ def take(home: Path, folder: Path, size: tuple[int, int]) -> None:
     window.resize(*size)
     window.show()
     window.begin()
+    QCursor.setPos(window.mapToGlobal(window.rect().bottomRight()))  # over nothing that lights up
     person = Person(window)
     try:
         shown = train(person)

@@ -26,10 +26,11 @@ class PartPane(QWidget):
 
     said = Signal(str)  # a sentence for the status line
 
-    def __init__(self, document: RecipeDocument, context: FormContext):
+    def __init__(self, document: RecipeDocument, context: FormContext, waiting: QWidget | None = None):
         super().__init__()
         self.document = document
         self.context = context
+        self.waiting = waiting or label("The catalog of parts is being read …", "muted")  # while there is no catalog
         self.path = ""
         self.form: Form | None = None
         self._form_of: tuple[str, str, int] | None = None
@@ -65,7 +66,7 @@ class PartPane(QWidget):
         head = QVBoxLayout(top)
         head.setContentsMargins(SPACE_M, SPACE_M, SPACE_M, 0)
         head.setSpacing(SPACE_S)
-        for item in (self.banner, self.title, self.chooser_button, self.summary):
+        for item in (self.waiting, self.banner, self.title, self.chooser_button, self.summary):
             head.addWidget(item)
         head.addLayout(links)
         inside = QWidget()
@@ -94,8 +95,9 @@ class PartPane(QWidget):
     def refresh(self) -> None:
         """Brings everything in line with the document."""
         catalog = self.document.catalog
+        self.waiting.setVisible(catalog is None)
+        self.title.setVisible(catalog is not None)
         if catalog is None:
-            self.title.setText("The catalog of parts is being read …")
             for widget in (self.chooser_button, self.summary, self.card, self.advice, self.out, self.banner):
                 widget.hide()
             return

@@ -35,9 +35,11 @@ class Context(QObject):
     frames.draw(widget, work)                        draws in a frame to come, one widget a frame
     go("runs", run=id)                               opens a place; its `opened(**what)` gets the rest
     catalog                                          None until `catalog_ready` was sent
+    catalog_error                                    why the catalog could not be read; '' while it may come
     """
 
     catalog_ready = Signal(object)
+    catalog_failed = Signal(str)  # with the reason; '' when it is read again
     said = Signal(str, object, str)  # text, undo or None, level
     went = Signal(str, dict)
 
@@ -53,6 +55,7 @@ class Context(QObject):
         self.frames = Frames(self)
         self.actions = Actions(self)
         self.catalog: Any = None
+        self.catalog_error = ""
         for desk in (self.reader, self.engine, self.worker):
             desk.problem.connect(lambda text: self.message(text, level="error"))
 
@@ -72,11 +75,22 @@ class Context(QObject):
 
             return Catalog.load()
 
-        self.worker.ask(load, self._set_catalog, key="catalog")
+        self._say_catalog("")
+        self.worker.ask(load, self._set_catalog, key="catalog", failed=self._catalog_failed)
 
     def close(self) -> None:
         for desk in (self.reader, self.engine, self.worker):
             desk.close()
+
+    def _catalog_failed(self, error: Exception) -> None:
+        reason = str(error) or type(error).__name__
+        self._say_catalog(reason)
+        self.message(reason, level="error")
+
+    def _say_catalog(self, reason: str) -> None:
+        if reason != self.catalog_error:
+            self.catalog_error = reason
+            self.catalog_failed.emit(reason)
 
     def _set_catalog(self, catalog: Any) -> None:
         self.catalog = catalog
@@ -172,6 +186,30 @@ def button(text: str, run: Callable[[], Any], role: str = "", tip: str = "") -> 
         widget.setAccessibleDescription(tip)
     widget.clicked.connect(lambda _checked=False: run())
     return widget
+
+
+class CatalogState(QWidget):
+    """Says that the catalog is being read; or why that failed, with a button that tries again."""
+
+    def __init__(self, context: Context):
+        super().__init__()
+        self.context = context
+        self.sentence = label("", "muted", wrap=True, selectable=True)
+        self.again = button("Try again", context.load_catalog, "primary", "Reads the catalog of parts again.")
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(SPACE_M)
+        column.addWidget(self.sentence)
+        column.addWidget(self.again, 0, Qt.AlignmentFlag.AlignLeft)
+        context.catalog_failed.connect(self._show)
+        context.catalog_ready.connect(lambda _catalog: self.hide())
+        self._show(context.catalog_error)
+        self.setVisible(context.catalog is None)
+
+    def _show(self, reason: str) -> None:
+        said = reason if reason.startswith("The catalog") else f"The catalog of parts could not be read. {reason}"
+        self.sentence.setText(said if reason else "The catalog of parts is being read …")
+        self.again.setVisible(bool(reason))
 
 
 class Empty(QWidget):

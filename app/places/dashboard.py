@@ -27,7 +27,7 @@ from app.curves import Curve, Drawn, utilization
 from app.places import Context, Empty, button
 from app.theme import SPACE_M, SPACE_S
 
-COLUMN_WIDTH = 300
+COLUMN_WIDTH = 280
 ROW_HEIGHT = 210
 SHAPE = 1.6  # width to height
 SPLITS = ("train", "val", "test")

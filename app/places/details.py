@@ -1,4 +1,4 @@
-"""The details of one run: its recipe against its parent's, events, checkpoints, notes and facts."""
+"""The details of one run: its recipe against its parent's, metrics, figures, events, checkpoints and notes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from PySide6.QtWidgets import (
 from app import words
 from app.icons import icon
 from app.places import Context, button, label
+from app.places.figures import FiguresPage
 from app.theme import SIZE_SMALL, SPACE_S
 
 LEVELS = {"info": ("info", "muted"), "warning": ("warning", "warning"), "error": ("state-failed", "bad")}
@@ -69,7 +70,7 @@ def fill(widget: QTableWidget, rows: list[list[Any]]) -> None:
 
 
 class Details(QWidget):
-    """Five tabs about the run that is shown."""
+    """Six tabs about the run that is shown."""
 
     branched = Signal(str, object)  # run, step
 
@@ -88,6 +89,7 @@ class Details(QWidget):
         self._pages: tuple[tuple[str, Callable[[], QWidget], Callable[[dict[str, Any]], None]], ...] = (
             ("Recipe", self._recipe_page, self._show_recipe),
             ("Metrics", self._metrics_page, self._show_metrics),
+            ("Figures", self._figures_page, self._show_figures),
             ("Events", self._events_page, self._show_events),
             ("Checkpoints", self._checkpoints_page, self._show_checkpoints),
             ("Notes", self._notes_page, self._show_notes),
@@ -143,6 +145,10 @@ class Details(QWidget):
         copy = button("Copy as text", self._copy_metrics)
         return self._page(self.metrics, self.facts, copy)
 
+    def _figures_page(self) -> QWidget:
+        self.figures = FiguresPage(self.context)
+        return self.figures
+
     def _events_page(self) -> QWidget:
         self.events = table("Events of the run", ["time", "what happened"])
         self.events.horizontalHeader().setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
@@ -195,6 +201,7 @@ class Details(QWidget):
         stamps: list[Any] = [
             (run["recipe"], run["parent"]),
             (run["metrics"], run["state"], run["started"], run["weights"]),
+            (run["metrics"], run["state"], run["checkpoints"]),
             found["events"],
             run["checkpoints"],
             (),
@@ -240,6 +247,9 @@ class Details(QWidget):
             f"weights {run['weights'][:12]}…" if run["weights"] else "",
         ]
         self.facts.setText("\n".join(fact for fact in facts if fact))
+
+    def _show_figures(self, found: dict[str, Any]) -> None:
+        self.figures.show_run(found["run"])
 
     def _show_events(self, found: dict[str, Any]) -> None:
         events = found["events"]

@@ -14,7 +14,7 @@ from app.forms.chooser import EntryList, Finder, Index
 from app.forms.evidence import Measured, Measurement, read_evidence
 from app.forms.fields import UNSET, ComboBox, fixed_font, list_text, title_of, toml_text
 from app.forms.previews import Table
-from app.places import Context, Empty, Place, button, label
+from app.places import CatalogState, Context, Empty, Place, button, label
 from app.recipes import section_of
 from app.theme import SPACE_L, SPACE_M, SPACE_S, SPACE_XS
 from engine.catalog import Catalog, Entry
@@ -217,7 +217,7 @@ class Card(QWidget):
         outside.setContentsMargins(0, 0, 0, 0)
         outside.addWidget(inside, 1)
         outside.addStretch(0)
-        self.waiting = label("The catalog of parts is being read …", "muted")
+        self.waiting = CatalogState(context)
         self.column.addWidget(self.waiting)
         self.body = QWidget()
         self.column.addWidget(self.body)

@@ -37,7 +37,7 @@ from app.forms.previews import (
 )
 from app.forms.toml import TomlPane
 from app.icons import icon
-from app.places import Context, Place, button, label
+from app.places import CatalogState, Context, Place, button, label
 from app.recipes import RecipeDocument, blank, section_of, trial_of
 from app.theme import SPACE_M, SPACE_S
 from engine.catalog import Catalog
@@ -76,6 +76,7 @@ class RecipePlace(Place):
         self.document.refused.connect(self._complain)
         self._bind()
         context.catalog_ready.connect(self._catalog_ready)
+        context.catalog_failed.connect(lambda _reason: self._show_train())
         context.theme.changed.connect(self._restyle)
         self._restyle()
         if context.catalog is not None:
@@ -175,7 +176,7 @@ class RecipePlace(Place):
             Catalog([]), self._paths, lambda: self.previewer.sites, lambda part: self.context.go("library", part=part)
         )
         self.outline = Outline(self.document, self.context.theme)
-        self.pane = PartPane(self.document, form_context)
+        self.pane = PartPane(self.document, form_context, CatalogState(self.context))
         self.toml = TomlPane(self.document, self.context.theme)
         self.outline.selected.connect(self._select)
         self.outline.asked.connect(self._asked)
@@ -370,6 +371,8 @@ class RecipePlace(Place):
     def why_not(self) -> str:
         """Why it cannot be trained now; nothing where it can."""
         problems = self.document.problems
+        if self.context.catalog is None and self.context.catalog_error:
+            return "The catalog of parts could not be read."
         if self.context.catalog is None or not self.loaded:
             return "The catalog of parts is being read."
         if problems:

@@ -182,7 +182,7 @@ class RunsPlace(Place):
         column.addLayout(bar)
         column.addWidget(self.list, 1)
         left.setMinimumWidth(220)
-        self._whole = self.splitter("whole", left, self._build_middle(), self._build_details(), sizes=[260, 690, 310])
+        self._whole = self.splitter("whole", left, self._build_middle(), self._build_details(), sizes=[250, 617, 345])
         self._whole.setStretchFactor(0, 0)
         self._whole.setStretchFactor(1, 1)
         self._whole.setStretchFactor(2, 0)

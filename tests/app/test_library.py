@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from PySide6.QtCore import QSettings, Qt
 from PySide6.QtTest import QTest
 
 from app.forms.evidence import interval, read_evidence, spoken
-from app.places import Context
+from app.places import CatalogState, Context
 from app.places.library import LibraryPlace
+from app.places.recipe import RecipePlace
 from app.theme import Theme
+from engine import catalog
 from engine.workspace import Workspace
 from tests.app.small_catalog import small_catalog
 
@@ -47,6 +50,32 @@ def place(qtbot: Any, tmp_path: Path) -> Iterator[LibraryPlace]:
 
 def shown(place: LibraryPlace) -> list[str]:
     return [entry.id for entry in place.list.entries.entries]
+
+
+def test_a_catalog_that_cannot_be_made_is_said_and_tried_again(
+    qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = QSettings(str(tmp_path / "settings.ini"), QSettings.Format.IniFormat)
+    context = Context(Workspace(tmp_path / "workspace"), settings, Theme(settings))
+    places = [LibraryPlace(context), RecipePlace(context)]
+    for place in places:
+        qtbot.addWidget(place)
+        place.resize(1200, 640)
+        place.show()
+    states = [place.findChild(CatalogState) for place in places]
+    assert all("is being read" in state.sentence.text() and not state.again.isVisible() for state in states)
+    with monkeypatch.context() as broken:
+        broken.setattr(catalog, "cache_folder", lambda: tmp_path)
+        broken.setattr(catalog.sys, "executable", shutil.which("false"))
+        context.load_catalog()
+        qtbot.waitUntil(lambda: all(state.again.isVisible() for state in states), timeout=10_000)
+    assert all("could not be made" in state.sentence.text() for state in states)
+    assert "could not be read" in places[1].why_not()
+    qtbot.mouseClick(states[1].again, Qt.MouseButton.LeftButton)
+    assert "is being read" in states[0].sentence.text()
+    qtbot.waitUntil(lambda: context.catalog is not None, timeout=60_000)
+    assert not any(state.isVisible() for state in states) and places[0].card.body.isVisible()
+    context.close()
 
 
 def test_it_lists_every_part_by_name(place: LibraryPlace) -> None:

@@ -13,6 +13,7 @@ from PySide6.QtCore import QItemSelectionModel, QSettings, Qt
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QInputDialog, QMessageBox
 
+from app.forms.chooser import Chooser
 from app.places import Context
 from app.places.dashboard import chart_of, chart_title, plan_charts
 from app.places.runlist import main_metric, order, progress, row_text, time_left
@@ -251,9 +252,9 @@ def test_details_tell_recipe_metrics_events_and_checkpoints(
     assert [details.metrics.item(1, column).text() for column in range(2)] == ["val/accuracy", "0.95"]
     details._copy_metrics()
     assert QGuiApplication.clipboard().text() == "val/loss\t0.2\nval/accuracy\t0.95"
-    details.tabs.setCurrentIndex(2)
-    assert details.events.item(0, 1).text() == "Began on the cpu."
     details.tabs.setCurrentIndex(3)
+    assert details.events.item(0, 1).text() == "Began on the cpu."
+    details.tabs.setCurrentIndex(4)
     assert [details.checkpoints.item(line, 0).text() for line in range(2)] == ["100", "best"]
     assert not details.branch.isEnabled()
     details.checkpoints.selectRow(1)
@@ -296,7 +297,7 @@ def test_notes_names_and_archive_with_undo(
     next(how for how in undo if how is not None)()
     qtbot.waitUntil(lambda: row(workspace, run)["archived"] == 0 and len(place.model.shown) == 1)
     select(place, 0)
-    place.details.tabs.setCurrentIndex(4)
+    place.details.tabs.setCurrentIndex(5)
     qtbot.waitUntil(lambda: place.details._notes_of[0] == run)
     place.details.notes.setPlainText("the good one")
     place.save()
@@ -310,6 +311,55 @@ def test_deleting_asks_first(qtbot: Any, place: RunsPlace, workspace: Workspace,
     assert len(said) == 1 and "cannot be undone" in said[0] and "2.2 kB" in said[0]
     with Log(workspace.database, readonly=True) as log:
         assert len(log.runs()) == 3 and log._rows("SELECT * FROM commands") == []
+
+
+def test_a_probe_looks_at_a_saved_run(
+    qtbot: Any, with_engine: Context, workspace: Workspace, write_run: Callable[..., str]
+) -> None:
+    """On the real engine: the probe's settings are a form, its figures appear, and what goes wrong is said."""
+    lost = write_run("its files are gone")
+    text = TOML.replace("epochs = 30", "epochs = 1")
+    made: list[str] = []
+    with_engine.engine.ask(lambda engine: engine.queue(text, name="short"), made.append)
+    with_engine.load_catalog()
+    place = opened(qtbot, with_engine)
+    qtbot.waitUntil(lambda: bool(made) and row(workspace, made[0])["state"] == "done", timeout=60_000)
+    qtbot.waitUntil(lambda: with_engine.catalog is not None, timeout=30_000)
+    place.opened(run=made[0])
+    place.refresh()
+    qtbot.waitUntil(lambda: place.details.run == made[0], timeout=5000)
+    tabs = place.details.tabs
+    titles = [tabs.tabText(index) for index in range(tabs.count())]
+    at = tabs.tabBar().tabRect(titles.index("Figures")).center()
+    qtbot.mouseClick(tabs.tabBar(), Qt.MouseButton.LeftButton, pos=at)
+    page = place.details.figures
+    qtbot.waitUntil(lambda: page.look.isEnabled(), timeout=5000)
+    assert not page.none.isHidden() and not page.cards
+    qtbot.mouseClick(page.field.button, Qt.MouseButton.LeftButton)
+    chooser = page.field.findChild(Chooser)
+    qtbot.keyClicks(chooser.search, "landscape")  # a probe that fits every model
+    qtbot.keyClick(chooser.search, Qt.Key.Key_Return)
+    for name, value in (("samples", "16"), ("grid", "5")):
+        if page.field.form is not None and name in page.field.form.rows:
+            line = page.field.form.rows[name].field.inputs()[0]
+            line.setFocus()
+            qtbot.keyClick(line, Qt.Key.Key_A, Qt.KeyboardModifier.ControlModifier)
+            qtbot.keyClicks(line, value)
+            qtbot.keyClick(line, Qt.Key.Key_Tab)
+            assert page.use[name] == int(value)
+    qtbot.mouseClick(page.look, Qt.MouseButton.LeftButton)
+    assert "looks at" in page.state.text() and not page.look.isEnabled()
+    qtbot.waitUntil(lambda: bool(page.cards) or "no figure" in page.state.text(), timeout=90_000)
+    assert page.cards, page.state.text()
+    with Log(workspace.database, readonly=True) as log:
+        stored = {(figure["probe"], figure["name"]): figure["data"] for figure in log.figures(made[0])}
+    assert {key: card.view.figure for key, card in page.cards.items()} == stored
+    qtbot.waitUntil(lambda: page.look.isEnabled() and not page.state.text(), timeout=5000)
+    place.opened(run=lost)
+    qtbot.waitUntil(lambda: page.run.get("id") == lost and not page.cards, timeout=5000)
+    qtbot.mouseClick(page.look, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: "no checkpoint" in page.state.text(), timeout=30_000)
+    assert page.look.isEnabled()
 
 
 def test_a_run_is_watched_paused_resumed_and_stopped(qtbot: Any, with_engine: Context, workspace: Workspace) -> None:
