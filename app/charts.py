@@ -35,7 +35,7 @@ from app.theme import SIZE_SMALL, SPACE_S, Theme
 
 SMOOTHING = (0.0, 0.01, 0.03, 0.1)  # of the length of the x axis
 LEFT_WIDTH = 44
-UPRIGHT_PIXELS, LEVEL_PIXELS = 42.0, 90.0  # between two labels of an axis
+UPRIGHT_PIXELS, LEVEL_PIXELS = 34.0, 90.0  # between two labels of an axis
 ROUND_TIMES = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
 SMOOTHING_WORDS = ("None", "A little", "Medium", "Strong")
 
@@ -108,7 +108,7 @@ def nice_ticks(
 def log_ticks(low: float, high: float, margin: float, count: float) -> list[float]:
     """Exponents of ten for ticks: whole powers, or 1, 2 and 5 of each, or even steps where little is seen."""
     first, last = math.ceil(low + margin), math.floor(high - margin)
-    if last > first:
+    if last - first + 1 >= max(2.0, count / 2):
         every = math.ceil((last - first + 1) / max(count, 2.0))
         return [float(at) for at in range(first, last + 1, every)]
     fine = [at + math.log10(digit) for at in range(first - 1, last + 2) for digit in (1, 2, 5)]
