@@ -326,6 +326,8 @@ class RunsPlace(Place):
         self.model.show_runs(runs, found["sparks"])
         self._stack.setCurrentWidget(self._whole if runs else self._empty)
         self._select_wanted()
+        if self.model.runs and self.model.complete:
+            self._wanted = None  # not even in a list that was just read
         if not self.list.selectionModel().hasSelection() and self.model.shown and self._wanted is None:
             self.list.setCurrentIndex(self.model.index(0))
         selected = self.selected()
@@ -341,8 +343,6 @@ class RunsPlace(Place):
         if row is not None:
             self._wanted = None
             self.list.setCurrentIndex(self.model.index(row))
-        elif self.model.runs and self.model.complete:
-            self._wanted = None
 
     def selected(self) -> list[dict[str, Any]]:
         """The selected runs, the current one first."""

@@ -105,6 +105,7 @@ def test_build_train_watch_compare(qtbot: Any, workspace: Workspace) -> None:
     person.line("budget")
     person.write(recipe.pane.form.rows["epochs"].field.line, "3")
     other = person.train()["id"]
+    person.wait(lambda: person.window.current == "runs" and runs.selected()[0]["id"] == other)
     person.wait(lambda: person.run(other)["state"] == "done", 120)
     assert "test/accuracy" in person.run(other)["metrics"]
 
