@@ -85,14 +85,14 @@ def train(person: Person) -> dict[str, object]:
     person.write(recipe.pane.form.rows["epochs"].field.line, "12")
     person.add("techniques", "progressive n:m")
     person.add("techniques", "gradient clipping")
-    for words in ("adamw", "lion"):
+    for count, words in ((3, "adamw"), (6, "lion")):
         person.recipe()  # training shows the runs
         person.choose("optimizer", words)
         person.line("")
         person.write(recipe.pane.form.rows["name"].field.line, f"Digits, {words}")
         person.write(recipe.seeds, "0-2")
         person.click(recipe.train_button)
-        person.wait(lambda: person.runs() and all(run["state"] == "done" for run in person.runs()), 300)
+        person.wait(lambda n=count: [run["state"] for run in person.runs()] == ["done"] * n, 300)
     saved = [run["id"] for run in person.runs()]
     plain = recipe.document.text
     engine = person.window.context.engine

@@ -25,6 +25,7 @@ from PySide6.QtWidgets import (
 from app.charts import SMOOTHING, SMOOTHING_WORDS, Chart
 from app.curves import Curve, Drawn, utilization
 from app.places import Context, Empty, button
+from app.states import SERIES
 from app.theme import SPACE_M, SPACE_S
 
 COLUMN_WIDTH = 280
@@ -86,8 +87,9 @@ def plan_charts(
                 continue
             plan = plans.setdefault(chart, Plan(chart))
             other = len(plan.curves) if chart == LAYERS or (len(runs) == 1 and "@" in info.name) else 0
+            colour = (own + other) % SERIES + other // SERIES * SERIES if other else own  # dashed from the ninth on
             plan.curves.append(
-                Curve(f"{run['id']} {info.name}", f"{several} {line}".strip(), own + other, run["id"], info.name,
+                Curve(f"{run['id']} {info.name}", f"{several} {line}".strip(), colour, run["id"], info.name,
                       validation=split in ("val", "test"), smooth=chart not in ("lr", "sparsity", LAYERS))
             )  # fmt: skip
             plan.points += info.count

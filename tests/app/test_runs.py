@@ -402,3 +402,6 @@ def test_a_single_run_is_drawn_solid_and_runs_together_are_dashed_only_where_col
     info = SeriesInfo("train/loss", 10, 9, 0.5)
     plans = plan_charts([{"id": runs[12], "name": "a"}], {runs[12]: [info]}, colours, 0)
     assert plans["loss"].curves[0].colour == 4
+    layers = [SeriesInfo(f"sparsity/layer {number}", 10, 9, 0.5) for number in range(9)]
+    plans = plan_charts([{"id": runs[15], "name": "a"}], {runs[15]: layers}, colours, 0)
+    assert [curve.colour for curve in plans["sparsity by layer"].curves] == [7, 0, 1, 2, 3, 4, 5, 6, 15]
