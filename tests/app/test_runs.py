@@ -332,6 +332,7 @@ def test_a_probe_looks_at_a_saved_run(
     titles = [tabs.tabText(index) for index in range(tabs.count())]
     at = tabs.tabBar().tabRect(titles.index("Figures")).center()
     qtbot.mouseClick(tabs.tabBar(), Qt.MouseButton.LeftButton, pos=at)
+    qtbot.waitUntil(lambda: hasattr(place.details, "figures"), timeout=5000)  # once the run is read
     page = place.details.figures
     qtbot.waitUntil(lambda: page.look.isEnabled(), timeout=5000)
     assert not page.none.isHidden() and not page.cards
