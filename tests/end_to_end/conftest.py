@@ -1,4 +1,4 @@
-"""One workspace a file of tests, with the real service; and the promise that no process outlives its file."""
+"""One workspace with the real service for all of them; and the promise that no process outlives the tests."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from engine.workspace import Workspace
 from tests.end_to_end.steps import end_processes_of
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     workspace = Workspace(tmp_path_factory.mktemp("athanor"))
     yield workspace
     end_processes_of(workspace)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def engine(workspace: Workspace) -> Iterator[Engine]:
     engine = Engine(workspace)
     yield engine
     engine.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def log(engine: Engine) -> Log:
     return engine.log

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,15 @@ STATEFUL: dict[str, Any] = {
     "schedule": {"use": "cosine"},
     "techniques": [
         {"use": "gradient-noise"},
-        {"use": "progressive-gradient-flow-nm", "n": 2, "m": 4, "targets": "linear, not last"},
+        {"use": "progressive-gradient-flow-nm", "n": 2, "m": 4, "targets": "linear, not first, not last"},
         {"use": "switch-ema", "decay": 0.99},
     ],
 }
+
+STEPS = 5_000
+LONG: dict[str, Any] = {"budget": {"epochs": 0, "steps": 3 * STEPS}}
+"""Long enough for several checkpoints, and for whatever is done to it meanwhile."""
+LONG_STATEFUL = merge(STATEFUL, {"budget": {"epochs": 0, "steps": STEPS}, "training": {"evaluate_every": 5}})
 
 Row = dict[str, Any]
 Curves = dict[str, tuple[list[int], list[float]]]
@@ -54,6 +60,7 @@ def recipe(*patches: dict[str, Any]) -> str:
     return Recipe.of(document).text()
 
 
+@cache
 def never_interrupted(text: str) -> tuple[Outcome, Curves]:
     """The same recipe trained in one go in this process: what every detour must equal."""
     sink = Memory()

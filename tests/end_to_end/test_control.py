@@ -8,15 +8,17 @@ import psutil
 import pytest
 import torch
 
-from engine.errors import RecipeError
+from engine.errors import RecipeError, ServiceError
 from engine.log import Log
 from engine.recipe import Recipe
 from engine.service.client import Engine
 from engine.training import checkpoint
 from tests.end_to_end.steps import (
-    ENDLESS,
+    LONG,
+    LONG_STATEFUL,
     PATIENCE,
     STATEFUL,
+    STEPS,
     answer,
     assert_same_curves,
     checkpoint_steps,
@@ -30,23 +32,24 @@ from tests.end_to_end.steps import (
 )
 from tests.waiting import until
 
-LONG = {"budget": {"epochs": 0, "steps": 12_000}}
-
 
 def test_pause_stop_and_resume_leave_no_trace_in_the_result(engine: Engine, log: Log) -> None:
-    text = recipe(STATEFUL, LONG)
+    text = recipe(LONG_STATEFUL)
     run = engine.queue(text)
     wait_for_step(log, run)
     assert answer(engine, engine.pause(run)) == {"result": "asked"}
     paused = wait_for(log, run, "paused")
     step = paused["step"]
-    assert 0 < step < 12_000 and paused["message"] == f"Paused at step {step}."
+    assert 0 < step < STEPS and paused["message"] == f"Paused at step {step}."
     assert checkpoint_steps(paused)[-1] == step and paused["request"] == ""
     beat = paused["heartbeat"]
     still = until(lambda: row if (row := row_of(log, run))["heartbeat"] > beat + 1 else None, 20) or {}
     assert still["step"] == step and still["pid"] == paused["pid"] and psutil.pid_exists(still["pid"])
     points = log.points(run, "train/loss").steps
     assert points.tolist() == list(range(step)), "everything up to the pause is there"
+
+    other = wait_for(log, engine.queue(recipe()), "done")
+    assert other["step"] == other["steps"] and row_of(log, run)["state"] == "paused", "its place was free meanwhile"
 
     assert answer(engine, engine.resume(run)) == {"result": "asked"}
     row = wait_for_step(log, run, beyond=step)
@@ -55,7 +58,7 @@ def test_pause_stop_and_resume_leave_no_trace_in_the_result(engine: Engine, log:
     assert answer(engine, engine.stop(run)) == {"result": "asked"}
     stopped = wait_for(log, run, "stopped")
     assert stopped["message"] == f"Stopped at step {stopped['step']}." and stopped["ended"]
-    assert checkpoint_steps(stopped)[-1] == stopped["step"] < 12_000 and stopped["weights"]
+    assert checkpoint_steps(stopped)[-1] == stopped["step"] < STEPS and stopped["weights"]
 
     assert answer(engine, engine.resume(run)) == {"result": "queued"}
     row = wait_for(log, run, "done")
@@ -66,56 +69,35 @@ def test_pause_stop_and_resume_leave_no_trace_in_the_result(engine: Engine, log:
     assert answer(engine, engine.resume(run))["error"].startswith(f"Run {run} is done: nothing is left to train.")
 
 
-def test_a_paused_run_gives_its_place_to_another(engine: Engine, log: Log) -> None:
-    first = engine.queue(recipe(ENDLESS))
-    wait_for_step(log, first)
-    answer(engine, engine.pause(first))
-    wait_for(log, first, "paused")
-    second = engine.queue(recipe())
-    assert wait_for(log, second, "done")["step"] == row_of(log, second)["steps"]
-    assert row_of(log, first)["state"] == "paused"
-    answer(engine, engine.stop(first))
-    wait_for(log, first, "stopped")
-
-
 def test_a_branch_goes_on_from_a_checkpoint_with_other_settings(engine: Engine, log: Log) -> None:
     text = recipe(LONG)
     run = engine.queue(text)
-    wait_for_checkpoint(log, run)
-    assert answer(engine, engine.checkpoint(run)) == {"result": "asked"}
-    answer(engine, engine.stop(run))
-    parent = wait_for(log, run, "stopped")
-    step = parent["step"]
-
+    taken = checkpoint_steps(wait_for_checkpoint(log, run))[-1]
     same = engine.branch(run, {"name": "the same"})
-    other = engine.branch(run, {"optimizer.lr": 0.001, "budget.steps": step + 500, "name": "slower"}, step=step)
-    row = row_of(log, other)
-    assert (row["parent"], row["parent_step"], row["name"]) == (run, step, "slower")
+    at = row_of(log, same)["parent_step"]
+    assert at >= taken and row_of(log, same)["parent"] == run
+    wait_for_checkpoint(log, run, lambda step: step > at)
+    assert answer(engine, engine.checkpoint(run)) == {"result": "asked"}
+    other = engine.branch(run, {"optimizer.lr": 0.001, "budget.steps": 3 * STEPS + 100, "name": "slower"})
+    parent = wait_for(log, run, "done")
+    with pytest.raises(ServiceError, match="has no checkpoint 1 to go on from"):
+        engine.branch(run, {}, 1)
+    assert answer(engine, engine.delete(run)) == {"result": "deleted"}, "a branch does not need its parent any more"
+
     row = wait_for(log, same, "done")
     outcome, expected = never_interrupted(text)
+    assert parent["weights"] == outcome.weights
     assert row["weights"] == outcome.weights, "without a change, a branch is what its parent would have become"
-    losses = curves(log, same)["train/loss"]
-    assert losses == (expected["train/loss"][0][step:], expected["train/loss"][1][step:])
+    assert curves(log, same)["train/loss"] == tuple(half[at:] for half in expected["train/loss"])
 
     row = wait_for(log, other, "done")
-    assert row["step"] == step + 500 and Recipe.parse(row["recipe"]).get("optimizer.lr") == 0.001
-    assert curves(log, other)["lr"] == (list(range(step, step + 500)), [0.001] * 500)
-    assert row_of(log, run)["state"] == "stopped", "the parent is left alone"
-
-
-def test_a_branch_from_the_best_weights(engine: Engine, log: Log) -> None:
-    run = engine.queue(recipe({"budget": {"epochs": 60}}))
-    parent = wait_for(log, run, "done")
-    assert "best" in [entry["name"] for entry in parent["checkpoints"]]
-    child = engine.branch(run, {"budget.epochs": 61}, step="best")
-    row = wait_for(log, child, "done")
-    best = checkpoint.load(engine.workspace.run_folder(run) / "best.pt")
-    assert row["parent_step"] == best["step"]
-    first = int(log.points(child, "train/loss").steps[0])
-    assert first == best["step"]
-    last = engine.branch(run, {"budget.epochs": 61}, step="last")
-    assert row_of(log, last)["parent_step"] == parent["step"]
-    assert wait_for(log, last, "done")["step"] > parent["step"]
+    at = row["parent_step"]
+    assert (row["step"], row["name"], Recipe.parse(row["recipe"]).get("optimizer.lr")) == (
+        3 * STEPS + 100,
+        "slower",
+        0.001,
+    )
+    assert curves(log, other)["lr"] == (list(range(at, 3 * STEPS + 100)), [0.001] * (3 * STEPS + 100 - at))
 
 
 def test_a_loss_that_is_no_number_ends_the_run_as_diverged(engine: Engine, log: Log) -> None:
@@ -139,17 +121,13 @@ def test_a_loss_that_is_no_number_ends_the_run_as_diverged(engine: Engine, log: 
     assert steps == checkpoint_steps(row) and 0 < steps[-1] <= bad, "the last good one is kept"
     weights = checkpoint.load(checkpoint.step_file(folder, steps[-1]))["model"]
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
-    tame = engine.branch(run, {"optimizer.lr": 1e-3, "budget.steps": steps[-1] + 50})
-    assert wait_for(log, tame, "done")["step"] == steps[-1] + 50
 
 
 @pytest.mark.parametrize(
     ("patch", "sentence"),
     [
-        ({"model": {"use": "no-such-model"}}, "no-such-model"),
-        ({"optimizer": {"lr": -1.0}}, "optimizer.lr: -1.0 is not a number greater than 0."),
-        ({"model": {"use": "cnn"}}, "model"),
-        ({"training": {"device": "cuda:63"}}, 'training.device: "cuda:63" is not a device here'),
+        ({"model": {"use": "no-such-model"}}, 'model.use: there is no model "no-such-model".'),
+        ({"model": {"use": "cnn"}}, "model: "),
     ],
 )
 def test_what_cannot_be_built_fails_with_a_sentence(engine: Engine, log: Log, patch: dict, sentence: str) -> None:
@@ -170,7 +148,7 @@ def test_text_that_is_no_recipe_never_reaches_the_queue(engine: Engine, log: Log
 
 def test_questions_are_answered_by_the_clerk(engine: Engine, log: Log) -> None:
     found = answer(engine, engine.preview(recipe(STATEFUL)), PATIENCE)
-    assert found["problems"] == [] and found["model"]["parameters"] == 2 * 32 + 32 + 32 * 32 + 32 + 32 * 2 + 2
+    assert found["problems"] == [] and found["model"]["parameters"] == (2 + 1) * 32 + (32 + 1) * 32 + (32 + 1) * 2
     found = answer(engine, engine.preview(recipe({"model": {"use": "mlp", "hiden": [3]}})), PATIENCE)
     assert [problem["path"] for problem in found["problems"]] == ["model.hiden"]
     run = engine.queue(recipe())

@@ -5,22 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from typing import Any
 
 import psutil
 import pytest
 
 from engine.log import Log
+from engine.recipe import Recipe
 from engine.service.client import Engine
 from engine.service.processes import environment, python
+from engine.training.assemble import build_task, filled
 from engine.workspace import Workspace
 from tests.end_to_end.steps import (
-    ENDLESS,
+    LONG,
+    LONG_STATEFUL,
     PATIENCE,
-    STATEFUL,
+    STEPS,
     answer,
     assert_same_curves,
-    checkpoint_steps,
     curves,
     end_processes_of,
     kill,
@@ -37,84 +38,61 @@ from tests.waiting import until
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
 
-@pytest.mark.parametrize(
-    ("patch", "steps"), [({}, 20_000), (STATEFUL, 8_000)], ids=["plain", "everything that has a state"]
-)
-def test_a_killed_worker_costs_nothing_but_time(
-    engine: Engine, log: Log, patch: dict[str, Any], steps: int
-) -> None:
-    text = recipe(patch, {"budget": {"epochs": 0, "steps": steps}, "training": {"evaluate_every": 5}})
+def test_a_killed_worker_costs_nothing_but_time(engine: Engine, log: Log) -> None:
+    text = recipe(LONG_STATEFUL)
     outcome, expected = never_interrupted(text)
-    per_epoch = -(-280 // 16)
+    per_epoch = -(-outcome_samples(text) // 16)
     run = engine.queue(text)
     wait_for(log, run, "training")
     beyond = 0
-    for _ in range(2):  # the second time from what was resumed
-        row = wait_for_checkpoint(log, run, lambda step: step > beyond and step % per_epoch != 0)
+    for damaged in (False, True):  # the second time from what was resumed, and with a file that was half written
+        row = wait_for_checkpoint(log, run, lambda step, last=beyond: step > last and step % per_epoch != 0)
         kill(row["pid"])
         killed = time.monotonic()
         row = wait_for(log, run, "interrupted")
         assert time.monotonic() - killed < 5, "within seconds"
         assert "SIGKILL" in row["message"] and "Resume goes on from its newest checkpoint." in row["message"]
-        assert row["pid"] is None and row["ended"] and row["step"] < steps
+        assert row["pid"] is None and row["ended"] and row["step"] < STEPS
         assert row["message"] in log.events(run)[-1]["text"]
-        beyond = checkpoint_steps(row)[-1]
+        files = sorted(engine.workspace.run_folder(run).glob("step-*.pt"))
+        beyond = int(files[-1].stem.removeprefix("step-"))
+        if damaged:
+            files[-1].write_bytes(files[-1].read_bytes()[:1000])
         seen = curves(log, run)["train/loss"]
         assert answer(engine, engine.resume(run)) == {"result": "queued"}
         wait_for(log, run, "training")
         assert curves(log, run)["train/loss"][1][: len(seen[1])] == seen[1], "nothing that was shown is lost"
     row = wait_for(log, run, "done")
-    assert (row["weights"], row["step"]) == (outcome.weights, steps)
+    assert (row["weights"], row["step"]) == (outcome.weights, STEPS)
     assert row["metrics"] == outcome.metrics
     assert_same_curves(curves(log, run), expected)
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(engine: Engine, log: Log) -> None:
-    text = recipe({"budget": {"epochs": 0, "steps": 20_000}})
-    outcome, expected = never_interrupted(text)
+def outcome_samples(text: str) -> int:
+    return build_task(filled(Recipe.parse(text))).size("train")
+
+
+def test_a_run_outlives_its_service(engine: Engine, log: Log) -> None:
+    text = recipe(LONG)
     run = engine.queue(text)
-    row = wait_for_checkpoint(log, run)
-    kill(row["pid"])
-    wait_for(log, run, "interrupted")
-    newest = sorted(engine.workspace.run_folder(run).glob("step-*.pt"))[-1]
-    newest.write_bytes(newest.read_bytes()[:1000])
-    answer(engine, engine.resume(run))
-    assert wait_for(log, run, "done")["weights"] == outcome.weights
-    assert_same_curves(curves(log, run), expected)
-
-
-def test_a_run_outlives_its_service(engine: Engine, log: Log, workspace: Workspace) -> None:
-    run = engine.queue(recipe({"budget": {"epochs": 0, "steps": 20_000}}))
-    waiting = engine.queue(recipe())
     row = wait_for_step(log, run)
-    service = engine.service()
-    assert service is not None
-    kill(service["pid"])
+    first = service_pid(engine)
+    kill(first)
     until(lambda: not engine.alive(), 10)
     wait_for_step(log, run, beyond=row_of(log, run)["step"])
-    assert row_of(log, run)["pid"] == row["pid"] and row_of(log, waiting)["state"] == "queued"
+    assert row_of(log, run)["pid"] == row["pid"], "the worker trains on"
 
     engine.ensure()
     until(engine.alive, PATIENCE)
-    fresh = engine.service()
-    assert fresh is not None and fresh["pid"] != service["pid"]
-    assert answer(engine, engine.pause(run)) == {"result": "asked"}
-    wait_for(log, run, "paused")
+    second = service_pid(engine)
+    assert second != first
+    assert answer(engine, engine.pause(run)) == {"result": "asked"}, "the new service has taken it over"
+    paused = wait_for(log, run, "paused")
     answer(engine, engine.resume(run))
-    done = wait_for(log, run, "done")
-    assert done["step"] == 20_000
-    outcome, expected = never_interrupted(recipe({"budget": {"epochs": 0, "steps": 20_000}}))
-    assert done["weights"] == outcome.weights
-    assert_same_curves(curves(log, run), expected)
-    wait_for(log, waiting, "done")
+    row = wait_for_step(log, run, beyond=paused["step"])
+    assert row["pid"] == paused["pid"]
 
-
-def test_a_worker_that_died_with_its_service_is_found(engine: Engine, log: Log) -> None:
-    run = engine.queue(recipe(ENDLESS))
-    row = wait_for_checkpoint(log, run)
-    service = engine.service()
-    assert service is not None
-    kill(service["pid"])
+    kill(second)
     kill(row["pid"])
     until(lambda: not engine.alive(), 10)
     assert row_of(log, run)["state"] == "training", "nobody is there to see it"
@@ -122,9 +100,16 @@ def test_a_worker_that_died_with_its_service_is_found(engine: Engine, log: Log) 
     row = wait_for(log, run, "interrupted")
     assert "Resume goes on from its newest checkpoint." in row["message"]
     answer(engine, engine.resume(run))
-    wait_for_step(log, run, beyond=checkpoint_steps(row)[-1])
-    answer(engine, engine.stop(run, force=True))
-    wait_for(log, run, "interrupted")
+    row = wait_for(log, run, "done")
+    outcome, expected = never_interrupted(text)
+    assert (row["weights"], row["metrics"]) == (outcome.weights, outcome.metrics)
+    assert_same_curves(curves(log, run), expected)
+
+
+def service_pid(engine: Engine) -> int:
+    service = engine.service()
+    assert service is not None
+    return int(service["pid"])
 
 
 def test_of_two_services_one_wins(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -23,7 +23,6 @@ from tests.end_to_end.steps import (
     row_of,
     wait_for,
     wait_for_checkpoint,
-    wait_for_step,
 )
 from tests.waiting import until
 
@@ -66,28 +65,21 @@ def test_a_run_goes_from_the_queue_to_its_end(engine: Engine, log: Log) -> None:
     assert "throughput" in [info.name for info in log.series(run)]
 
 
-def test_the_spare_worker_takes_the_next_run(engine: Engine, log: Log) -> None:
+def test_the_spare_worker_takes_the_next_run_and_is_watched(engine: Engine, log: Log) -> None:
     spare = until(lambda: spare_of(engine), PATIENCE)
     assert spare is not None
     asked = time.time()
     run = engine.queue(recipe(ENDLESS), seed=5, name="spare")
     row = wait_for(log, run, "training")
-    assert row["pid"] == spare.pid
+    assert row["pid"] == spare.pid and (row["seed"], row["name"]) == (5, "spare")
     until(lambda: len(log.points(run, "train/loss").steps), 20)
     first = float(log.points(run, "train/loss").times[0])
-    assert first - asked < 5, "a worker that has everything imported starts in a moment, also on a busy machine"
-    assert (row["seed"], row["name"]) == (5, "spare")
-    answer(engine, engine.stop(run))
-    wait_for(log, run, "stopped")
+    assert first - asked < 10, "a worker that has everything imported starts in a moment, also on a busy machine"
 
-
-def test_the_machine_is_watched_beside_the_runs(engine: Engine, log: Log) -> None:
-    run = engine.queue(recipe(ENDLESS))
-    began = time.time()
-    pid = str(wait_for_step(log, run)["pid"])
+    pid = str(row["pid"])
 
     def sample() -> dict[str, Any] | None:
-        samples = log.machine(began)
+        samples = log.machine(asked)
         if len(samples) < 3:
             return None
         return next((s for s in samples if s["processes"].get(pid, {}).get("run") == run), None)
@@ -96,44 +88,34 @@ def test_the_machine_is_watched_beside_the_runs(engine: Engine, log: Log) -> Non
     assert found["memory_total"] == psutil.virtual_memory().total and 0 < found["memory"] < found["memory_total"]
     assert len(found["cpus"]) == psutil.cpu_count() and 0 <= found["cpu"] <= 100 and found["disk_free"] > 0
     assert found["processes"][pid]["memory"] > 50e6, "it has torch in it"
-    gaps = [b["time"] - a["time"] for a, b in itertools.pairwise(log.machine(began))]
-    assert min(gaps) > 0.3, "one sample a second"
     answer(engine, engine.stop(run))
     wait_for(log, run, "stopped")
 
 
-def test_the_priority_decides_who_is_next(engine: Engine, log: Log) -> None:
+def test_the_order_of_the_queue_and_what_leaves_it(engine: Engine, log: Log) -> None:
     busy = engine.queue(recipe(ENDLESS))
     wait_for(log, busy, "starting", "training")
     short = recipe({"budget": {"epochs": 1}})
-    first, second, third = (engine.queue(short, priority=priority) for priority in (0, 0, 1))
+    first, second, gone = (engine.queue(short, priority=priority) for priority in (1, 0, 9))
     assert answer(engine, engine.prioritize(second, 7)) == {"result": "done"}
-    wait_for_step(log, busy)
-    assert [row_of(log, run)["state"] for run in (first, second, third)] == ["queued"] * 3, "one run at a time"
-    answer(engine, engine.stop(busy))
-    rows = [wait_for(log, run, "done") for run in (first, second, third)]
-    started = [row["started"] for row in rows]
-    assert started[1] < started[2] < started[0]
-    assert rows[1]["ended"] <= started[2] and rows[2]["ended"] <= started[0]
-    assert len({row["weights"] for row in rows}) == 1, "the same recipe and seed: the same weights"
 
+    assert answer(engine, engine.stop(gone)) == {"result": "stopped"}
+    assert row_of(log, gone)["message"] == "Stopped before it started."
+    folder = engine.workspace.run_folder(gone)
+    assert answer(engine, engine.delete(gone)) == {"result": "deleted"}
+    assert log.run(gone) is None and not folder.exists()
 
-def test_what_is_queued_can_be_stopped_and_deleted(engine: Engine, log: Log) -> None:
-    busy = engine.queue(recipe(ENDLESS))
-    wait_for(log, busy, "starting", "training")
-    waiting = engine.queue(recipe())
-    assert answer(engine, engine.stop(waiting)) == {"result": "stopped"}
-    assert row_of(log, waiting)["message"] == "Stopped before it started."
-    folder = engine.workspace.run_folder(waiting)
-    assert answer(engine, engine.delete(waiting)) == {"result": "deleted"}
-    assert log.run(waiting) is None and not folder.exists()
-    wait_for_step(log, busy)
+    row = wait_for_checkpoint(log, busy)
+    assert [row_of(log, run)["state"] for run in (first, second)] == ["queued"] * 2, "one run at a time"
     refused = answer(engine, engine.delete(busy))["error"]
     assert refused == f"Run {busy} is training. Stop it first, then delete it." and log.run(busy)
     folder = engine.workspace.run_folder(busy)
-    row = wait_for_checkpoint(log, busy)
-    assert {path.name for path in folder.glob("step-*.pt")} and checkpoint_steps(row)
+    assert list(folder.glob("step-*.pt")) and checkpoint_steps(row)
     answer(engine, engine.stop(busy))
     wait_for(log, busy, "stopped")
     answer(engine, engine.delete(busy))
     assert log.run(busy) is None and log.series(busy) == [] and log.events(busy) == [] and not folder.exists()
+
+    rows = [wait_for(log, run, "done") for run in (first, second)]
+    assert rows[1]["ended"] <= rows[0]["started"], "what was given the higher priority came first"
+    assert rows[0]["weights"] == rows[1]["weights"], "the same recipe and seed: the same weights"
