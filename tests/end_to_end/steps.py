@@ -43,8 +43,8 @@ STATEFUL: dict[str, Any] = {
     ],
 }
 
-STEPS = 5_000
-LONG: dict[str, Any] = {"budget": {"epochs": 0, "steps": 3 * STEPS}}
+STEPS = 3_000
+LONG: dict[str, Any] = {"budget": {"epochs": 0, "steps": 10_000}}
 """Long enough for several checkpoints, and for whatever is done to it meanwhile."""
 LONG_STATEFUL = merge(STATEFUL, {"budget": {"epochs": 0, "steps": STEPS}, "training": {"evaluate_every": 5}})
 

@@ -78,7 +78,7 @@ def test_a_branch_goes_on_from_a_checkpoint_with_other_settings(engine: Engine, 
     assert at >= taken and row_of(log, same)["parent"] == run
     wait_for_checkpoint(log, run, lambda step: step > at)
     assert answer(engine, engine.checkpoint(run)) == {"result": "asked"}
-    other = engine.branch(run, {"optimizer.lr": 0.001, "budget.steps": 3 * STEPS + 100, "name": "slower"})
+    other = engine.branch(run, {"optimizer.lr": 0.001, "budget.steps": 10_100, "name": "slower"})
     parent = wait_for(log, run, "done")
     with pytest.raises(ServiceError, match="has no checkpoint 1 to go on from"):
         engine.branch(run, {}, 1)
@@ -93,11 +93,11 @@ def test_a_branch_goes_on_from_a_checkpoint_with_other_settings(engine: Engine, 
     row = wait_for(log, other, "done")
     at = row["parent_step"]
     assert (row["step"], row["name"], Recipe.parse(row["recipe"]).get("optimizer.lr")) == (
-        3 * STEPS + 100,
+        10_100,
         "slower",
         0.001,
     )
-    assert curves(log, other)["lr"] == (list(range(at, 3 * STEPS + 100)), [0.001] * (3 * STEPS + 100 - at))
+    assert curves(log, other)["lr"] == (list(range(at, 10_100)), [0.001] * (10_100 - at))
 
 
 def test_a_loss_that_is_no_number_ends_the_run_as_diverged(engine: Engine, log: Log) -> None:
