@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 
-from engine import registry
 from engine.log import Log, SeriesWriter
-from engine.parts import Ask, Report, Search
+from engine.parts import Ask, Report
 from engine.recipe import Recipe
-from engine.training.assemble import build_task, filled
+from engine.training.assemble import build_search, build_task, filled
 from engine.training.random import derive_seed
 from engine.training.worker import guarded
 from engine.workspace import Workspace
@@ -40,7 +39,7 @@ class Sweep:
         self.recipe = Recipe.parse(row["recipe"])
         document = filled(self.recipe)
         self.metric, self.goal = build_task(document).metric
-        self.search: Search = registry.build(document["search"])
+        self.search = build_search(document)
         self.search.start(torch.Generator().manual_seed(derive_seed(document["seed"], "search")))
         self.recipe.remove("search")
         self.runs: dict[str, str] = {}  # ask -> run

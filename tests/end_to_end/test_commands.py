@@ -168,6 +168,31 @@ def test_the_other_documents(trained: dict[str, Any], file: Path, place: Workspa
     assert evidence.returncode == 0 and isinstance(document(evidence), list)
 
 
+OWN = '''
+from engine.parts import Technique, technique
+
+@technique(id="all-mine")
+class Mine(Technique):
+    """Counts its steps."""
+
+    def average(self, run, role):
+        run.log("all-mine/steps", float(run.step))
+'''
+
+
+def test_a_persons_own_part_trains_where_its_folder_is_named(place: Workspace, saved: Log) -> None:
+    folder = place.folder / "my parts"
+    folder.mkdir()
+    (folder / "mine.py").write_text(OWN, encoding="utf-8")
+    path = place.folder / "own.toml"
+    path.write_text(recipe({"techniques": [{"use": "all-mine"}], "budget": {"epochs": 0, "steps": 5}}))
+    refused = main(place, "train", path)
+    assert refused.returncode == 2 and 'there is no technique "all-mine"' in refused.stderr
+    done = main(place, "train", path, "--json", ATHANOR_PARTS=str(folder))
+    assert done.returncode == 0, done.stderr
+    assert saved.points(document(done)["id"], "all-mine/steps").values.tolist() == [0, 1, 2, 3, 4]
+
+
 WRONG: dict[str, tuple[str, str]] = {
     "an unknown part": (recipe({"model": {"use": "mpl"}}), "model.use: there is no model \"mpl\". Did you mean 'mlp'?"),
     "a misspelt field": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -144,21 +145,39 @@ class Mine(Technique):
 '''
 
 
-def test_a_persons_parts_are_there_only_when_asked_for(tmp_path: Path) -> None:
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A person's folder of parts, named as a person names it."""
+    monkeypatch.setenv("ATHANOR_PARTS", str(tmp_path))
+    registry.classes.cache_clear()
+    yield tmp_path
+    registry.classes.cache_clear()
+
+
+def test_a_persons_parts_are_there_when_their_folder_is_named(own: Path) -> None:
+    (own / "mine.py").write_text(OWN.format(id="all-mine"))
+    entry = registry.catalog().parts["all-mine"]
+    assert (entry.slot, entry.kind, entry.defaults()) == ("own", "technique", {"often": 1})
+    assert entry.summary == "Does nothing at all." and Path(entry.file) == own / "mine.py"
+    assert registry.build({"use": "all-mine", "often": 3}).often == 3
+
+
+def test_and_not_otherwise(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN.format(id="all-mine"))
     assert "all-mine" not in registry.classes() and "all-mine" not in registry.catalog().parts
-    entry = registry.catalog(tmp_path).parts["all-mine"]
-    assert (entry.slot, entry.kind, entry.defaults()) == ("own", "technique", {"often": 1})
-    assert entry.summary == "Does nothing at all." and Path(entry.file) == tmp_path / "mine.py"
-    assert "all-mine" not in registry.classes(), "and then forgotten again"
-    assert registry.classes(tmp_path / "nowhere") == registry.classes()
 
 
-def test_two_parts_with_one_id_are_refused(tmp_path: Path) -> None:
-    taken = next(iter(registry.classes()))
-    (tmp_path / "again.py").write_text(OWN.format(id=taken))
-    with pytest.raises(AthanorError, match=f"Two parts are called '{taken}': engine.methods.* and own_parts.again"):
-        registry.classes(tmp_path)
+def test_two_parts_with_one_id_are_refused(own: Path) -> None:
+    taken = next(iter(CATALOG.parts))
+    (own / "again.py").write_text(OWN.format(id=taken))
+    with pytest.raises(AthanorError, match=rf"Two parts are called '{taken}': engine\.methods.* and own_parts\.again"):
+        registry.classes()
+
+
+def test_a_part_file_that_cannot_be_loaded_is_named(own: Path) -> None:
+    (own / "broken.py").write_text("import nothing_of_that_name\n")
+    with pytest.raises(AthanorError, match=rf"The part file {own / 'broken.py'} cannot be loaded: ModuleNotFoundError"):
+        registry.classes()
 
 
 @technique(id="holder")
@@ -183,7 +202,7 @@ class Holder(Technique):
 @pytest.fixture
 def holder(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {**registry.classes(), "holder": Holder}
-    monkeypatch.setattr(registry, "classes", lambda own_parts=None: found)
+    monkeypatch.setattr(registry, "classes", lambda: found)
 
 
 @pytest.mark.usefixtures("holder")

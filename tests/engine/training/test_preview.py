@@ -84,6 +84,12 @@ def test_an_open_budget_has_no_curve() -> None:
     assert found["problems"] == [] and found["steps"] is None and found["schedule"] == {"steps": [], "series": {}}
 
 
+def test_a_space_that_cannot_be_searched_is_a_problem() -> None:
+    assert of(search={"use": "grid", "space": {"optimizer.lr": [0.1, 0.2]}})["problems"] == []
+    (problem,) = of(search={"use": "grid", "space": {"optimizer.lr": []}})["problems"]
+    assert problem["path"] == "search" and problem["message"].startswith("'optimizer.lr' has an empty list")
+
+
 @pytest.mark.parametrize(
     ("text", "path", "sentence"),
     [
