@@ -41,6 +41,10 @@ class Workspace:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
 
+    def origin(self, run: str) -> Path:
+        """The checkpoint of another run that this one, a branch, goes on from."""
+        return self.run_folder(run) / "origin.checkpoint"
+
 
 def own_parts() -> Path | None:
     """The folder of a person's own part files: the one that ATHANOR_PARTS names, so that nothing is loaded unasked."""

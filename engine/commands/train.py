@@ -18,7 +18,7 @@ from engine.errors import AthanorError, RecipeError
 from engine.service import verbs
 from engine.service.client import create_run
 from engine.service.scheduler import Scheduler
-from engine.service.states import RESUMABLE, TERMINAL
+from engine.service.states import ACTIVE, RESUMABLE, TERMINAL
 from engine.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -99,16 +99,20 @@ class Session:
         self._start(["starting"])
 
     def resume(self, name: str) -> None:
+        """Goes on with a run wherever it stands; one that another process trains is followed from here."""
         row = verbs.find(self.log, name)
         state = row["state"]
-        self.run = row["id"]
-        if state == "paused" and verbs.has_process(row):
-            verbs.resume(self.log, row)
-            self.scheduler.only = self.run
-        elif state in (*RESUMABLE, "queued", "paused"):
-            self._start([*RESUMABLE, "queued", "paused"])
+        self.run = self.scheduler.only = row["id"]
+        if verbs.has_process(row):
+            if state == "paused":
+                verbs.resume(self.log, row)
+            else:
+                print(f"Run {self.run} is {state} already: this follows it.", file=sys.stderr)
+        elif state == "done":
+            print(f"Run {self.run} is done: nothing is left to train.", file=sys.stderr)
         else:
-            verbs.resume(self.log, row)  # says why not
+            # Active without a process: all was killed at once, and nobody was left to write it down.
+            self._start([*RESUMABLE, *ACTIVE, "queued"])
 
     def _start(self, states: list[str]) -> None:
         self.scheduler.only = self.run

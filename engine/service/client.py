@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from engine.errors import ServiceError
 from engine.log import Log
+from engine.log.log import new_id
 from engine.service.processes import lives, python, spawn
 from engine.service.verbs import find
 from engine.workspace import Workspace
@@ -23,6 +26,9 @@ START_PATIENCE = 10.0
 """Seconds that a service may take to show itself before another one is started in its place."""
 
 LOG_LIMIT = 5_000_000
+
+LOOKS = 3
+"""How often a checkpoint that is replaced meanwhile is looked for again."""
 
 
 class Engine:
@@ -116,12 +122,25 @@ class Engine:
         return run
 
     def branch(self, run: str, changes: Mapping[str, Any], step: int | str = "last") -> str:
-        """A new run that goes on from a checkpoint of this one (`last`, `best`, or a step) with other settings."""
+        """A new run that goes on from a checkpoint of this one (`last`, or a step) with other settings."""
         parent = find(self.log, run)
-        at = checkpoint_step(parent, step)
-        child = create_run(self.log, parent["recipe"], changes=changes, parent=parent["id"], parent_step=at)
+        child = new_id()
+        at = self._take_checkpoint(parent, step, child)
+        create_run(self.log, parent["recipe"], id=child, changes=changes, parent=parent["id"], parent_step=at)
         self.ensure()
         return child
+
+    def _take_checkpoint(self, parent: Mapping[str, Any], step: int | str, child: str) -> int:
+        """Puts the checkpoint where the branch finds it, also when its parent has trained on, or was deleted."""
+        for _ in range(LOOKS):
+            entry = checkpoint_entry(parent, step)
+            file = self.workspace.run_folder(parent["id"]) / f"{entry['name']}.pt"
+            try:
+                keep(file, self.workspace.origin(child))
+                return int(entry["step"])
+            except FileNotFoundError:  # the parent trains, and has just replaced it by a newer one
+                parent = find(self.log, parent["id"])
+        raise ServiceError(f"The checkpoint {file} is not there any more. Branch from another one.")
 
     def pause(self, run: str) -> int:
         return self._ask("pause", run)
@@ -181,6 +200,7 @@ def create_run(
     priority: int = 0,
     device: str | None = None,
     name: str | None = None,
+    id: str | None = None,
     changes: Mapping[str, Any] | None = None,
     state: str = "queued",
     parent: str | None = None,
@@ -198,6 +218,7 @@ def create_run(
     document = recipe.document
     return log.create_run(
         recipe.text(),
+        id=id,
         name=str(document.get("name") or ""),
         kind="sweep" if document.get("search") else "run",
         seed=int(document.get("seed") or 0),
@@ -210,15 +231,24 @@ def create_run(
     )
 
 
-def checkpoint_step(run: Mapping[str, Any], step: int | str) -> int:
-    """The step of a run's checkpoint by name or number."""
+def checkpoint_entry(run: Mapping[str, Any], step: int | str) -> Mapping[str, Any]:
+    """What the log says of a checkpoint that training can go on from, by name or number."""
     checkpoints = [entry for entry in run["checkpoints"] or [] if entry.get("whole", True)]
     if not checkpoints:
         raise ServiceError(f"Run {run['id']} has no checkpoint yet to branch from. Wait for one, or pause the run.")
-    if step == "last":
-        return int(max(entry["step"] for entry in checkpoints))
-    for entry in checkpoints:
-        if step in (entry["step"], entry["name"]):
-            return int(entry["step"])
-    known = ", ".join(sorted({str(entry["step"]) for entry in checkpoints}, key=int))
-    raise ServiceError(f"Run {run['id']} has no checkpoint {step!r}. It has those of steps {known}.")
+    newest: Mapping[str, Any] = max(checkpoints, key=lambda entry: entry["step"])
+    for entry in [newest] if step == "last" else checkpoints:
+        if step in ("last", entry["step"], entry["name"]):
+            return entry
+    known = ", ".join(str(number) for number in sorted({entry["step"] for entry in checkpoints}))
+    raise ServiceError(f"Run {run['id']} has no checkpoint {step!r} to go on from. It has those of steps {known}.")
+
+
+def keep(file: Path, place: Path) -> None:
+    """A second name for a file that is never written to; a copy where the file system has no such names."""
+    try:
+        place.hardlink_to(file)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(file, place)

@@ -15,7 +15,7 @@ from engine import registry
 from engine.catalog import Catalog
 from engine.errors import Problem, RecipeError
 from engine.kit.anatomy import Anatomy, derive
-from engine.parts import Batch, Model, Schedule, Task, info, named_modules_with
+from engine.parts import Batch, Model, Schedule, Search, Task, info, named_modules_with
 from engine.recipe import Recipe
 from engine.training.data import Shuffled
 from engine.training.random import derive_seed, forked
@@ -56,6 +56,12 @@ def build_task(document: Mapping[str, Any]) -> Task:
     task: Task = _build("task", document["task"])
     task.load()
     return task
+
+
+def build_search(document: Mapping[str, Any]) -> Search:
+    """What plans the runs of a sweep. Raises RecipeError for a space that it cannot search."""
+    search: Search = _build("search", document["search"])
+    return search
 
 
 def _build(where: str, use: Mapping[str, Any], *given: Any) -> Any:

@@ -17,7 +17,6 @@ import sys
 import time
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,7 +39,10 @@ def read(id: str) -> dict[str, Any]:
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
         raise AthanorError(f"There is no ablation {id!r}. There are: {known}.")
-    ablation = tomllib.loads(path.read_text(encoding="utf-8"))
+    try:
+        ablation = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise AthanorError(f"{path} is not valid TOML: {error}.") from None
     for wrong, words in ((NEEDED - set(ablation), "lacks"), (set(ablation) - KEYS, "must not have")):
         if wrong:
             raise AthanorError(f"{path} {words} {', '.join(sorted(wrong))}.")
@@ -104,13 +106,13 @@ def spread(values: list[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "std": deviation, "n": len(values), "values": values}
 
 
-def keep(row: Mapping[str, Any], folder: Path = FOLDER) -> None:
+def keep(row: Mapping[str, Any]) -> None:
     """Writes a measured row beside its ablation."""
     where = {
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
     }
-    (folder / f"{row['id']}.json").write_text(json.dumps({**row, **where}, indent=1) + "\n", encoding="utf-8")
+    (FOLDER / f"{row['id']}.json").write_text(json.dumps({**row, **where}, indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from engine import registry
 from engine.errors import RecipeError
 from engine.parts import Batch, Progress, Schedule, Splits, Task
 from engine.recipe import Recipe
-from engine.training.assemble import anatomy_of, build_task, clashes, enabled, sketch, total_steps
+from engine.training.assemble import anatomy_of, build_search, build_task, clashes, enabled, sketch, total_steps
 from engine.training.roles import order_of
 
 POINTS = 200
@@ -31,6 +31,8 @@ def preview(text: str) -> dict[str, Any]:
         document = recipe.filled(catalog)
         task = build_task(document)
         model = sketch(document, task)
+        if document["search"]:
+            build_search(document)
     except RecipeError as error:
         return {"problems": [_problem(problem) for problem in error.problems]}
     anatomy = anatomy_of(model)

@@ -1,7 +1,7 @@
 """The process behind a sweep: asks a search what to try, queues a run for each answer, and tells it how they came out.
 
 `python -m engine.training.sweep --workspace DIR --run ID`. The runs themselves are trained by whoever works off the
-queue. A sweep that was interrupted asks again from the start; configurations that have a run already keep it.
+queue. A sweep that is resumed asks again from the start; configurations that have a run already keep it.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any
 
 import torch
 
-from engine import registry
 from engine.log import Log, SeriesWriter
-from engine.parts import Ask, Report, Search
+from engine.parts import Ask, Report
 from engine.recipe import Recipe
-from engine.training.assemble import build_task, filled
+from engine.training.assemble import build_search, build_task, filled
 from engine.training.random import derive_seed
 from engine.training.worker import guarded
 from engine.workspace import Workspace
 
 TERMINAL = ("done", "stopped", "diverged", "failed", "interrupted")
+UNFINISHED = ("stopped", "interrupted")
 POLL = 0.1
 
 
@@ -39,11 +39,11 @@ class Sweep:
         self.recipe = Recipe.parse(row["recipe"])
         document = filled(self.recipe)
         self.metric, self.goal = build_task(document).metric
-        self.search: Search = registry.build(document["search"])
+        self.search = build_search(document)
         self.search.start(torch.Generator().manual_seed(derive_seed(document["seed"], "search")))
         self.recipe.remove("search")
         self.runs: dict[str, str] = {}  # ask -> run
-        self.known = {tag: run["id"] for run in log.runs(sweep=self.id) for tag in run["tags"] or []}
+        self.known = {tag: run["id"] for run in log.runs(sweep=self.id, archived=None) for tag in run["tags"] or []}
         self.told = 0
         self.best: tuple[float, str] | None = None
         self._wake = threading.Event()
@@ -55,6 +55,8 @@ class Sweep:
         waiting: dict[str, Ask] = {}
         more = True
         while more or waiting:
+            if self.sink.requested == "pause":
+                self._pause()
             if self.sink.requested == "stop":
                 self._stop(waiting)
                 return
@@ -72,22 +74,25 @@ class Sweep:
     def _queue(self, ask: Ask) -> None:
         tag = f"ask:{ask.id}"
         if tag in self.known:
-            self.runs[ask.id] = self.known[tag]
+            run = self.runs[ask.id] = self.known[tag]
+            # What this sweep left unfinished when it was stopped, or died, is finished now.
+            self.log.transition(run, UNFINISHED, "queued", message="", request="", pid=None, ended=None)
             return
         child = self.recipe.copy()
         for path, value in ask.changes.items():
             child.set(path, value)
         words = ", ".join(f"{path.rpartition('.')[2]} {_short(value)}" for path, value in ask.changes.items())
         child.set("name", f"{self.name}: {words}" if self.name else words)
-        run = self.log.create_run(
-            child.text(),
-            name=child.name,
-            seed=child.seed,
-            sweep=self.id,
-            digest=child.digest(),
-            device=child.get("training.device", "auto"),
-        )
-        self.log.update_run(run, tags=[tag])
+        with self.log.transaction():  # a run without its tag would be made again by the next process
+            run = self.log.create_run(
+                child.text(),
+                name=child.name,
+                seed=child.seed,
+                sweep=self.id,
+                digest=child.digest(),
+                device=child.get("training.device", "auto"),
+            )
+            self.log.update_run(run, tags=[tag])
         self.runs[ask.id] = run
 
     def _ended(self, ask_id: str) -> bool:
@@ -108,6 +113,17 @@ class Sweep:
         if self.best is None:
             return {}
         return {f"best val/{self.metric}": -self.best[0] if self.goal == "max" else self.best[0]}
+
+    def _pause(self) -> None:
+        """Runs that train go on to their end; no other starts before the sweep is resumed."""
+        self.sink.run(state="paused", message=f"Paused after {self.told} runs.")
+        self.sink.answered("pause")
+        self.sink.flush(wait=True)
+        while self.sink.requested not in ("resume", "stop"):
+            self._wake.wait(POLL)
+        if self.sink.requested == "resume":
+            self.sink.run(state="training", message="")
+            self.sink.answered("resume")
 
     def _stop(self, waiting: dict[str, Ask]) -> None:
         for ask_id in waiting:

@@ -54,8 +54,7 @@ def go_on(trainer: Trainer, row: dict[str, Any], folder: Path, workspace: Worksp
     if own is not None:
         trainer.load(own)
     elif row["parent"]:
-        path = checkpoint.step_file(workspace.run_folder(row["parent"]), row["parent_step"])
-        trainer.load(checkpoint.load(path, device), branch=True)
+        trainer.load(checkpoint.load(workspace.origin(row["id"]), device), branch=True)
 
 
 def guarded(sink: SeriesWriter, act: Callable[[], None]) -> None:

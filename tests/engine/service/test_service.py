@@ -264,15 +264,24 @@ def test_branching_starts_from_a_checkpoint(engine: Engine, monkeypatch: pytest.
     run = engine.queue("[optimizer]\nlr = 1.0\n")
     with pytest.raises(ServiceError, match="no checkpoint yet"):
         engine.branch(run, {})
-    entries = [{"name": "best", "step": 10, "time": 0, "bytes": 1}, {"name": "last", "step": 20, "time": 1, "bytes": 1}]
-    engine.log.update_run(run, checkpoints=entries)
-    found = [(engine.branch(run, {"optimizer.lr": 0.5}, step), step) for step in ("last", "best", 20)]
-    steps = [(engine.log.run(child) or {})["parent_step"] for child, _ in found]
-    child = engine.log.run(found[0][0])
-    assert steps == [20, 10, 20] and child is not None
-    assert child["parent"] == run and "0.5" in child["recipe"]
-    with pytest.raises(ServiceError, match="no checkpoint 15"):
-        engine.branch(run, {}, 15)
+    folder = engine.workspace.run_folder(run)
+    for name in ("step-10", "step-20", "best"):
+        (folder / f"{name}.pt").write_text(name)
+    entries = [{"name": f"step-{step}", "step": step, "whole": True} for step in (10, 20)]
+    engine.log.update_run(run, checkpoints=[{"name": "best", "step": 15, "whole": False}, *entries])
+    found = [engine.branch(run, {"optimizer.lr": 0.5}, step) for step in ("last", "step-10", 20)]
+    assert [(engine.log.run(child) or {})["parent_step"] for child in found] == [20, 10, 20]
+    child = engine.log.run(found[0])
+    assert child is not None and child["parent"] == run and "0.5" in child["recipe"]
+    for step in (15, "best"):  # weights alone: nothing to go on from
+        with pytest.raises(ServiceError, match=rf"no checkpoint {step!r} to go on from. It has those of steps 10, 20."):
+            engine.branch(run, {}, step)
+    for path in folder.iterdir():
+        path.unlink()  # the parent trains on
+    texts = [engine.workspace.origin(child).read_text() for child in found]
+    assert texts == ["step-20", "step-10", "step-20"]
+    with pytest.raises(ServiceError, match="is not there any more"):
+        engine.branch(run, {}, 10)
 
 
 def test_any_thread_may_ask(engine: Engine, workspace: Workspace, in_thread: Callable[..., Any]) -> None:
