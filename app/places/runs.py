@@ -45,7 +45,7 @@ class Header(QWidget):
         self.run: dict[str, Any] | None = None
         self.name = label("", "head")
         self.state = label("", "muted")
-        self.line = label("", "small")
+        self.line = label("", "small", wrap=True)
         self.bar = QProgressBar()
         self.bar.setRange(0, 1000)
         self.bar.setTextVisible(False)
