@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ class Recipe:
         try:
             toml = tomlkit.parse(text)
         except TOMLKitError as error:
-            raise RecipeError([Problem("", None, f"the recipe is not valid TOML: {error}.")]) from None
+            raise RecipeError([Problem("", None, f"the recipe is not valid TOML: {_reason(text, error)}.")]) from None
         recipe = cls(toml)
         recipe._migrate()
         return recipe
@@ -369,6 +370,15 @@ def merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
+
+
+def _reason(text: str, error: Exception) -> str:
+    """What is wrong with a text that is no TOML, and where; Python's own parser says it more plainly than tomlkit."""
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError as plain:
+        return str(plain)
+    return str(error)
 
 
 def _step(here: Any, key: str) -> Any:

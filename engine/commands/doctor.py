@@ -22,7 +22,6 @@ from engine.workspace import Workspace
 
 PACKAGES = (
     *("torch", "numpy", "scikit-learn", "PySide6-Essentials", "pyqtgraph", "pydantic", "sqlite-utils", "tomlkit"),
-    *("psutil", "nvidia-ml-py", "platformdirs", "safetensors", "tsdownsample", "rich", "filelock"),
 )
 
 LOW_DISK = 1 << 30

@@ -197,7 +197,7 @@ def test_a_search_space_is_checked_like_the_recipe() -> None:
 
 
 def test_what_is_no_recipe_is_said_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"not valid TOML: .* at line 2"):
+    with pytest.raises(RecipeError, match=r"not valid TOML: .*at line 2"):
         Recipe.parse("[task]\nuse = \n")
     with pytest.raises(RecipeError, match="there is no recipe file"):
         Recipe.load(tmp_path / "none.toml")
