@@ -16,6 +16,7 @@ from engine.log import Log
 from engine.recipe import Recipe, merge
 from engine.service.client import Engine
 from engine.service.states import TERMINAL
+from engine.training import checkpoint
 from engine.training.assemble import filled
 from engine.training.loop import Outcome, train
 from engine.training.recorder import Memory
@@ -29,7 +30,7 @@ SMALL: dict[str, Any] = {
     "task": {"use": "two-moons", "samples": 400},
     "model": {"use": "mlp", "hidden": [16]},
     "optimizer": {"use": "sgd", "lr": 0.05, "momentum": 0.9},
-    "training": {"batch_size": 16, "evaluate_every": 20, "checkpoint_every": 0.2},
+    "training": {"batch_size": 16, "evaluate_every": 20, "checkpoint_every": 0.1},
     "budget": {"epochs": 3},
 }
 ENDLESS: dict[str, Any] = {"budget": {"epochs": 0, "steps": 100_000_000}}
@@ -127,6 +128,18 @@ def wait_for_checkpoint(log: Log, run: str, good: Callable[[int], bool] = lambda
         return row if (steps := checkpoint_steps(row)) and good(steps[-1]) else None
 
     return until(look, PATIENCE) or {}
+
+
+def wait_for_checkpoint_file(log: Log, run: str, good: Callable[[int], bool] = lambda step: step > 0) -> Row:
+    """The run the moment its newest checkpoint is on the disk, which the database is told a little later."""
+    folder = log.path.parent / "runs" / run
+
+    def look() -> Row | None:
+        row = wait_for(log, run, "training")
+        steps = [step for step, _ in checkpoint.step_files(folder)]
+        return row if steps and good(steps[-1]) else None
+
+    return until(look, PATIENCE, every=0.005) or {}
 
 
 def answer(engine: Engine, command: int, seconds: float = 20.0) -> dict[str, Any]:

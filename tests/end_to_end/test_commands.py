@@ -28,7 +28,7 @@ from tests.end_to_end.steps import (
     never_interrupted,
     processes_of,
     recipe,
-    wait_for_checkpoint,
+    wait_for_checkpoint_file,
     wait_for_step,
 )
 from tests.waiting import until
@@ -98,7 +98,7 @@ def test_resume_after_a_kill_of_the_terminal(file: Path, place: Workspace, saved
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as broken:
         run = until(lambda: next(iter(saved.runs(states=["training"])), None), PATIENCE)
         assert run is not None
-        row = wait_for_checkpoint(saved, run["id"])
+        row = wait_for_checkpoint_file(saved, run["id"])
         os.killpg(broken.pid, signal.SIGKILL)
         if all_of_it:
             kill(row["pid"])

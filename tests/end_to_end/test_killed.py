@@ -30,7 +30,7 @@ from tests.end_to_end.steps import (
     recipe,
     row_of,
     wait_for,
-    wait_for_checkpoint,
+    wait_for_checkpoint_file,
     wait_for_step,
 )
 from tests.waiting import until
@@ -46,7 +46,7 @@ def test_a_killed_worker_costs_nothing_but_time(engine: Engine, log: Log) -> Non
     wait_for(log, run, "training")
     beyond = 0
     for damaged in (False, True):  # the second time from what was resumed, and with a file that was half written
-        row = wait_for_checkpoint(log, run, lambda step, last=beyond: step > last and step % per_epoch != 0)
+        row = wait_for_checkpoint_file(log, run, lambda step, last=beyond: step > last and step % per_epoch != 0)
         kill(row["pid"])
         killed = time.monotonic()
         row = wait_for(log, run, "interrupted")
