@@ -22,6 +22,7 @@ from engine.workspace import Workspace
 
 PACKAGES = (
     *("torch", "numpy", "scikit-learn", "PySide6-Essentials", "pyqtgraph", "pydantic", "sqlite-utils", "tomlkit"),
+    *("psutil", "nvidia-ml-py", "platformdirs", "docstring-parser", "rich", "filelock"),
 )
 
 LOW_DISK = 1 << 30

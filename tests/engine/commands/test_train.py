@@ -106,23 +106,6 @@ def main(*words: object) -> tuple[int, Any, str]:
     return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
 
 
-def test_a_killed_run_is_resumed_bit_for_bit(workspace: Workspace, log: Log, recipe: Path) -> None:
-    words = ("train", recipe, "--workspace", workspace.folder, "--json", "--seed", 3, "--set", "budget.epochs=60")
-    code, whole, errors = main(*words)
-    assert (code, errors) == (0, "") and whole["state"] == "done"
-    command = [sys.executable, "main.py", *map(str, words)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as broken:
-        run = until(lambda: next((r for r in log.runs(states=["training"]) if r["step"]), None), seconds=60) or {}
-        os.kill(run["pid"], signal.SIGKILL)
-        assert broken.wait(timeout=20) == 1
-    row = log.run(run["id"])
-    assert row is not None and row["state"] == "interrupted" and row["step"] < whole["steps"]
-    code, resumed, _ = main("resume", run["id"], "--workspace", workspace.folder, "--json")
-    assert code == 0 and resumed["id"] == run["id"]
-    for key in ("state", "steps", "metrics", "weights"):
-        assert resumed[key] == whole[key]
-
-
 def test_a_recipe_whose_parts_do_not_fit_starts_nothing(workspace: Workspace, log: Log, recipe: Path) -> None:
     from engine.catalog import Catalog
 
