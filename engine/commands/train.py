@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 import time
@@ -155,7 +156,7 @@ class Session:
 
     def _progress(self) -> _Bar | _Lines:
         if self.as_json and not sys.stderr.isatty():
-            return _Lines(every=float("inf"))
+            return _Lines(None)
         return _Bar() if sys.stderr.isatty() else _Lines(LINE_EVERY)
 
     # ---------------------------------------------------------------- the result
@@ -229,21 +230,28 @@ class _Bar:
 
 
 class _Lines:
-    """A line now and then, for logs and pipes."""
+    """A line at the start, one now and then, and one at the end: for logs and pipes. `every` None prints none."""
 
-    def __init__(self, every: float):
+    def __init__(self, every: float | None):
         self.every = every
+        self.last = -math.inf
+        self.line = ""
 
     def __enter__(self) -> Callable[[dict[str, Any]], None]:
-        self.last = time.monotonic()
         return self._show
 
     def _show(self, row: dict[str, Any]) -> None:
-        if time.monotonic() - self.last >= self.every:
-            self.last = time.monotonic()
-            done, total = progress_of(row)
-            of = f" of {total:.0f}" if total else ""
-            print(f"step {done:.0f}{of}  {describe(row)}", file=sys.stderr, flush=True)
+        done, total = progress_of(row)
+        of = f" of {total:.0f}" if total else ""
+        self.line = f"step {done:.0f}{of}  {describe(row)}"
+        if self.every is not None and time.monotonic() - self.last >= self.every:
+            self._print()
+
+    def _print(self) -> None:
+        self.last = time.monotonic()
+        print(self.line, file=sys.stderr, flush=True)
+        self.line = ""
 
     def __exit__(self, *_: object) -> None:
-        pass
+        if self.every is not None and self.line:
+            self._print()
