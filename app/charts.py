@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QFont, QFontMetrics, QGuiApplication, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import (
-    QFileDialog,
     QFrame,
     QGraphicsGridLayout,
     QGraphicsScene,
@@ -30,6 +29,7 @@ from PySide6.QtWidgets import (
 
 from app import words
 from app.curves import Curve, Drawn, read_curves
+from app.exports import add_exports
 from app.strokes import Band, Dots, Line, Strokes
 from app.theme import SIZE_SMALL, SPACE_S, Theme
 
@@ -631,22 +631,5 @@ class Chart(QFrame):
         menu.addAction("Show all", self._reset)
         menu.addAction("Enlarge or shrink", self.enlarge.emit)
         menu.addSeparator()
-        menu.addAction("Copy the picture", lambda: QGuiApplication.clipboard().setPixmap(self.grab()))
-        menu.addAction("Copy the numbers", lambda: QGuiApplication.clipboard().setText(self.text()))
-        menu.addAction("Save the picture…", self._save_picture)
-        menu.addAction("Save the numbers…", self._save_numbers)
+        add_exports(menu, self, self.context, self.title, self.text)
         return menu
-
-    def _save_picture(self) -> None:
-        name, _ = QFileDialog.getSaveFileName(self, "Save the picture", f"{self.title}.png", "Pictures (*.png)")
-        if name and not self.grab().save(name):
-            self.context.message(f"The picture was not saved: {name} cannot be written.", level="error")
-
-    def _save_numbers(self) -> None:
-        name, _ = QFileDialog.getSaveFileName(self, "Save the numbers", f"{self.title}.csv", "CSV (*.csv)")
-        if name:
-            try:
-                with open(name, "w", encoding="utf-8") as file:  # noqa: PTH123
-                    file.write(self.text())
-            except OSError as error:
-                self.context.message(f"The numbers were not saved: {name}: {error.strerror}.", level="error")

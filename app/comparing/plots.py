@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import QPointF, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QGuiApplication, QMouseEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import (
-    QFileDialog,
     QFrame,
     QGraphicsGridLayout,
     QLabel,
@@ -25,6 +24,7 @@ from PySide6.QtWidgets import (
 
 from app import words
 from app.charts import NumberAxis
+from app.exports import add_exports
 from app.places import Context
 from app.theme import SIZE_SMALL, SPACE_S
 from engine import comparison
@@ -130,36 +130,8 @@ class Plot(QFrame):
     def menu(self) -> QMenu:
         menu = QMenu(self)
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        menu.addAction("Copy the picture", lambda: QGuiApplication.clipboard().setPixmap(self.grab()))
-        menu.addAction("Copy the numbers", lambda: QGuiApplication.clipboard().setText(self.text()))
-        menu.addAction("Save the picture…", self._save_picture)
-        menu.addAction("Save the numbers…", self._save_numbers)
+        add_exports(menu, self, self.context, self.title, self.text)
         return menu
-
-    def _save_picture(self) -> None:
-        name, _ = QFileDialog.getSaveFileName(self, "Save the picture", f"{self.title}.png", "Pictures (*.png)")
-        if name and not self.grab().save(name):
-            self.context.message(f"The picture was not saved: {name} cannot be written.", level="error")
-
-    def _save_numbers(self) -> None:
-        save_text(self, self.context, "Save the numbers", f"{self.title}.csv", self.text())
-
-
-def save_text(parent: QWidget, context: Context, title: str, proposed: str, text: str) -> None:
-    """Asks for a file's name and writes a text there, off the GUI thread."""
-    name, _ = QFileDialog.getSaveFileName(parent, title, proposed, "CSV (*.csv)")
-    if not name:
-        return
-
-    def write(_: Any) -> None:
-        with open(name, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123 - a dialog gives text
-            file.write(text)
-
-    def failed(error: Exception) -> None:
-        reason = getattr(error, "strerror", None) or error
-        context.message(f"The numbers were not saved in {name}: {reason}.", level="error")
-
-    context.worker.ask(write, lambda _: context.message(f"Saved in {name}."), failed=failed, owner=parent)
 
 
 class Scatter(Plot):

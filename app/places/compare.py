@@ -28,8 +28,8 @@ from app.actions import Action
 from app.comparing.bar import GroupBar
 from app.comparing.listing import ALL_BUT_SEED, SHOWN_METRICS, Listing, Row, View, as_csv, as_text, build
 from app.comparing.panels import Choice, MetricBars, Overlay, TradeOff
-from app.comparing.plots import save_text
 from app.comparing.table import RunTable
+from app.exports import save_text
 from app.icons import icon
 from app.places import Context, Empty, Place, label
 from app.theme import SPACE_M, SPACE_S
