@@ -37,11 +37,17 @@ def has_process(run: Run) -> bool:
 
 def stop(log: Log, run: Run) -> str:
     """Asks for a checkpoint and the end of training; returns what will happen, in a word."""
-    name = run["id"]
+    answer = _stop(log, run)
     if run["kind"] == "sweep":
-        for child in log.runs(sweep=name, archived=None):
+        # After the sweep itself: a run that it sees stopped is then known to be no result.
+        for child in log.runs(sweep=run["id"], archived=None):
             if child["state"] not in TERMINAL:
                 stop(log, child)
+    return answer
+
+
+def _stop(log: Log, run: Run) -> str:
+    name = run["id"]
     if log.transition(name, ["queued"], "stopped", message="Stopped before it started.", ended=time.time()):
         return "stopped"
     if has_process(run):

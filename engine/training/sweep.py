@@ -55,9 +55,9 @@ class Sweep:
         waiting: dict[str, Ask] = {}
         more = True
         while more or waiting:
-            if self.sink.requested == "pause":
+            if self._asked() == "pause":
                 self._pause()
-            if self.sink.requested == "stop":
+            if self._asked() == "stop":
                 self._stop(waiting)
                 return
             if more and len(waiting) < self.search.ahead:
@@ -99,6 +99,8 @@ class Sweep:
         run = self.log.run(self.runs[ask_id])
         if run is not None and run["state"] not in TERMINAL:
             return False
+        if run is not None and run["state"] in UNFINISHED and self._asked() == "stop":
+            return False  # stopped with the sweep: no result
         metrics = (run or {}).get("metrics") or {}
         value = metrics.get(f"val/{self.metric}")
         objective = float("inf") if value is None else -value if self.goal == "max" else value
@@ -114,14 +116,19 @@ class Sweep:
             return {}
         return {f"best val/{self.metric}": -self.best[0] if self.goal == "max" else self.best[0]}
 
+    def _asked(self) -> str:
+        """What is asked of the sweep at this moment; the sink's word may be a quarter of a second old."""
+        row = self.log.run(self.id)
+        return str(row["request"] or "") if row is not None else "stop"
+
     def _pause(self) -> None:
         """Runs that train go on to their end; no other starts before the sweep is resumed."""
         self.sink.run(state="paused", message=f"Paused after {self.told} runs.")
         self.sink.answered("pause")
         self.sink.flush(wait=True)
-        while self.sink.requested not in ("resume", "stop"):
+        while self._asked() not in ("resume", "stop"):
             self._wake.wait(POLL)
-        if self.sink.requested == "resume":
+        if self._asked() == "resume":
             self.sink.run(state="training", message="")
             self.sink.answered("resume")
 
