@@ -107,7 +107,7 @@ def test_a_loss_that_is_no_number_ends_the_run_as_diverged(engine: Engine, log: 
             "optimizer": {"use": "sgd", "lr": 200.0, "momentum": 0.0},
             "schedule": {"use": "super-convergence", "cycle_momentum": False, "div": 1e6},
             "training": {"checkpoint_every": 0.1, "evaluate_every": 1000},
-            "budget": {"epochs": 0, "steps": 400_000},
+            "budget": {"epochs": 0, "steps": 4_000_000},
         }
     )
     run = engine.queue(text)
