@@ -370,6 +370,7 @@ class Procedure:
 
     uses: ClassVar[tuple[str, ...]] = ("model", "optimizer")
     offers: ClassVar[tuple[str, ...]] = ("gradients", "output")  # what techniques may read from it
+    makes: ClassVar[tuple[str, ...]] = ("main",)  # the roles whose updates techniques may act on
 
     def setup(self, run: Run) -> None:
         """Called once, when the model exists; roles are made here: ``run.add_role(name, module)``."""

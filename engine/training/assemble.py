@@ -20,6 +20,7 @@ from engine.recipe import Recipe
 from engine.training.data import Shuffled
 from engine.training.random import derive_seed, forked
 from engine.training.recorder import Recorder
+from engine.training.roles import AFTER, BEFORE
 from engine.training.run import Run
 
 DEFAULT_EPOCHS = 10.0  # where a recipe sets no limit at all
@@ -165,7 +166,7 @@ def _loss(document: Mapping[str, Any], task: Task) -> list[Problem]:
 
 
 def _offers(document: Mapping[str, Any]) -> list[Problem]:
-    """Techniques act where the procedure's updates are: one that makes no main role has nothing for theirs."""
+    """What techniques and probes need of the procedure: what they read of its step, and roles to act on."""
     procedure: Any = registry.classes()[document["procedure"]["use"]]
     found = []
     for path, use in _uses(document):
@@ -178,6 +179,10 @@ def _offers(document: Mapping[str, Any]) -> list[Problem]:
             owner = document["procedure"]["use"]
             sentence = f"it reads the {' and '.join(missing)} of the step, which {owner} does not offer."
             found.append(Problem(path, use["use"], sentence))
+        acts = any(hasattr(cls, position) for position in (*BEFORE, *AFTER))
+        if acts and not set(info(cls).roles).intersection(procedure.makes):
+            owner, roles = document["procedure"]["use"], " and ".join(info(cls).roles)
+            found.append(Problem(path, use["use"], f"it acts on the updates of {roles}, which {owner} does not make."))
     return found
 
 

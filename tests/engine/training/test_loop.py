@@ -297,7 +297,15 @@ def test_what_needs_the_output_is_refused_where_the_procedure_has_none() -> None
     ):
         with pytest.raises(RecipeError, match="the output of the step, which collaborative-forward-forward does not"):
             run(**silent, **{section: [{"use": use}]})
-    assert run(**silent, techniques=[{"use": "gradient-clipping"}], budget={"steps": 3}).state == "done"
+
+
+def test_what_acts_on_a_role_that_is_not_made_is_refused() -> None:
+    silent = {"task": {"use": "digits"}, "procedure": {"use": "collaborative-forward-forward"}}
+    for use in ("gradient-clipping", "gradient-noise", "switch-ema"):
+        with pytest.raises(RecipeError, match="acts on the updates of main, which collaborative-forward-forward does"):
+            run(**silent, techniques=[{"use": use}])
+    spared = [{"use": "weight-decay-exclusions"}]
+    assert run(**silent, techniques=spared, budget={"steps": 3}).state == "done", "it acts on groups, not on updates"
 
 
 def test_losses_of_all_roles_are_watched_where_there_is_no_main_one() -> None:
