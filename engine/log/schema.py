@@ -94,10 +94,11 @@ def connect(
         uri = f"{path.resolve().as_uri()}?mode={'ro' if readonly else 'rw'}"
         try:
             return _open(uri, path, readonly, patience)
-        except sqlite3.OperationalError as error:
+        except sqlite3.OperationalError:
             # A folder that may not be written to: SQLite could not make the files that it reads a WAL with. Without a
-            # WAL all is in the one file.
-            if not readonly or _has_open_log(path) or "locked" in str(error):
+            # WAL all is in the one file. Anywhere else this would show one moment for ever, since such a connection
+            # never looks at the file again.
+            if not readonly or os.access(path.parent, os.W_OK) or _has_open_log(path):
                 raise
             return _open(f"{uri}&immutable=1", path, readonly, patience)
 
@@ -140,9 +141,10 @@ def _prepare(connection: sqlite3.Connection, path: Path, readonly: bool) -> None
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
     """The schema's version; 0 for a new file. Refuses what is not ours before a byte is written."""
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    with _one_moment(connection):
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if application != APPLICATION and (application or version or tables):
         raise LogError(f"{path} is the database of another program. Name another workspace, or move that file away.")
     if version > SCHEMA_VERSION:
@@ -151,6 +153,19 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
             "Update this program, or name another workspace."
         )
     return version
+
+
+@contextlib.contextmanager
+def _one_moment(connection: sqlite3.Connection) -> Iterator[None]:
+    """Several reads of one state: a new file that another process fills in between would look like another program's."""
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

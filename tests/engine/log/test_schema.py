@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -40,6 +41,26 @@ def test_many_open_a_new_database_at_once(tmp_path: Path) -> None:
     with Log(tmp_path / "athanor.db") as log:
         assert {run["id"] for run in log.runs()} == set(ids)
         assert len(set(ids)) == 16
+
+
+def test_a_new_database_that_fills_while_it_is_looked_at_is_ours(tmp_path: Path) -> None:
+    """Another process creates the tables between two of the reads by which a file is told to be ours."""
+    path = tmp_path / "athanor.db"
+    path.touch()
+    connection = sqlite3.connect(path, isolation_level=None)
+
+    def interfere(statement: str) -> None:
+        if "sqlite_master" in statement:
+            with contextlib.suppress(LogError), contextlib.closing(schema.connect(path, patience=0)):
+                pass
+
+    connection.set_trace_callback(interfere)
+    assert schema._version(connection, path) in (0, SCHEMA_VERSION)
+    connection.set_trace_callback(None)
+    with Log(path) as log:  # whoever was first, it is whole now
+        assert log.runs() == []
+    assert schema._version(connection, path) == SCHEMA_VERSION
+    connection.close()
 
 
 def test_an_older_database_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
