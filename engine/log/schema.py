@@ -157,7 +157,7 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
 
 @contextlib.contextmanager
 def _one_moment(connection: sqlite3.Connection) -> Iterator[None]:
-    """Several reads of one state: a new file that another process fills in between would look like another program's."""
+    """Several reads of one state: a file that another process fills in between would look like another program's."""
     if connection.in_transaction:
         yield
         return

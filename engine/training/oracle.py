@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from engine.kit import curvature
 from engine.parts import Batch, Terms
 from engine.training.random import global_state, replayed
 
@@ -149,15 +150,25 @@ class Oracle:
         summed = total_of({name: t.sum() if t.dim() else t * len(batch) for name, t in terms.items()})
         return torch.autograd.grad(summed, x)[0]
 
+    def hvp(
+        self, vectors: Sequence[Tensor], batch: Batch | None = None, params: Mapping[str, Tensor] | None = None
+    ) -> list[Tensor]:
+        """The Hessian of the loss times a direction (one tensor a trainable parameter, or one of `params`)."""
+        return self.hessian(batch, params)(vectors)
+
     @torch.enable_grad()
-    def hvp(self, vectors: Sequence[Tensor], batch: Batch | None = None) -> list[Tensor]:
-        """The Hessian of the loss times a direction (one tensor a trainable parameter)."""
-        over = self.parameters()
-        grads = self._derive(self.total(None, batch), over, create_graph=True)
-        inner = torch.stack([(g * v).sum() for g, v in zip(grads, vectors, strict=True)]).sum()
-        if not inner.requires_grad:
-            return [torch.zeros_like(p) for p in over]
-        return self._derive(inner, over, create_graph=False)
+    def hessian(
+        self, batch: Batch | None = None, params: Mapping[str, Tensor] | None = None
+    ) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+        """The Hessian as a product, for `engine.kit.curvature`: one pass builds the graph, each product is one more."""
+        over = list(params.values()) if params is not None else self.parameters()
+        product = curvature.hessian(self.total(params, batch), over)
+
+        def counted(vectors: Sequence[Tensor]) -> list[Tensor]:
+            self.count += 1
+            return product(vectors)
+
+        return counted
 
     def jacobian(self, batch: Batch | None = None) -> list[Tensor]:
         """The Jacobian of the flattened output, one [outputs, *parameter shape] tensor a trainable parameter."""

@@ -70,6 +70,20 @@ def test_hessian_vector_products_are_differences_of_gradients() -> None:
         torch.testing.assert_close(mine, (up - down) / (2 * step), rtol=1e-6, atol=1e-8)
 
 
+def test_curvature_at_other_weights() -> None:
+    """At weights twice as large: the same products as of a model that has them."""
+    model, other = network(), network()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(2)
+    moved = {name: (2 * p).detach().requires_grad_() for name, p in model.named_parameters()}
+    direction = [torch.randn_like(p) for p in model.parameters()]
+    product = Oracle(model, terms, batch()).hessian(params=moved)
+    for mine, theirs in zip(product(direction), Oracle(other, terms, batch()).hvp(direction), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-14)
+    assert torch.equal(product(direction)[0], product(direction)[0]), "one graph serves many products"
+
+
 def test_input_gradient_is_per_sample_and_leaves_parameters_alone() -> None:
     model = network().eval()
     oracle = Oracle(model, terms, batch())
@@ -109,7 +123,7 @@ def test_buffers_stay_and_passes_are_counted() -> None:
     oracle.value()
     oracle.grad()
     oracle.hvp([torch.zeros_like(p) for p in model.parameters()])
-    assert oracle.count == 3
+    assert oracle.count == 4, "the product is a pass of its own"
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
