@@ -6,6 +6,8 @@ A part is the PyTorch object that it is. Its constructor's signature is its form
     class Lion(torch.optim.Optimizer): ...
 
 Parameters that the engine gives (an optimizer's ``params``, a model's ``offer``) are not in the form: see `GIVEN`.
+A part of any kind that tunes on the split "outer" says so: ``needs_outer = True`` (where it depends on its settings,
+`requires` asks `task.size("outer")`). A recipe without such a split is then refused.
 Whatever a part keeps in attributes is checkpointed, tensors, generators, modules and plain data alike; an attribute
 whose name starts with an underscore is scratch that `setup` makes again.
 """
@@ -184,6 +186,7 @@ class Task:
 
     offer: Offer
     metric: tuple[str, str] = ("accuracy", "max")
+    apart: Mapping[str, Tensor] | None = None  # rows of the stored training split by the split that they are for
 
     def load(self) -> None:
         """Makes the data; called once, before anything else. Draws from generators that its own settings seed."""
@@ -205,9 +208,17 @@ class Task:
         """The metrics to report from the means over a split; what is no plain mean is computed here."""
         return totals
 
+    def split(self, name: str) -> dict[str, Tensor]:
+        """A split's tensors as a run sees them: where a recipe sets a share of the training samples apart
+        (`training.outer`), "train" is what is left of them and "outer" the others."""
+        rows = self.apart.get(name) if self.apart is not None else None
+        if rows is None:
+            return self.columns(name)
+        return {column: tensor[rows] for column, tensor in self.columns("train").items()}
+
     def size(self, split: str) -> int:
         """Samples in a split, 0 where the task has no such split."""
-        columns = self.columns(split)
+        columns = self.split(split)
         return len(next(iter(columns.values()))) if columns else 0
 
     def figure(self) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from engine.errors import Problem, RecipeError
 from engine.kit.anatomy import Anatomy, derive
 from engine.parts import Batch, Model, Schedule, Search, Task, info, named_modules_with
 from engine.recipe import Recipe
-from engine.training.data import Shuffled
+from engine.training.data import Shuffled, set_apart
 from engine.training.random import derive_seed, forked
 from engine.training.recorder import Recorder
 from engine.training.roles import AFTER, BEFORE
@@ -56,6 +56,9 @@ def build_task(document: Mapping[str, Any]) -> Task:
     """The task with its data."""
     task: Task = _build("task", document["task"])
     task.load()
+    share = document["training"]["outer"]
+    with refusing("training.outer", share):
+        set_apart(task, share, document["seed"])
     return task
 
 
@@ -114,7 +117,8 @@ def clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy) -> list[P
         reason = requires(registry.settings_of(use), task, anatomy, document) if requires else None
         if reason:
             found.append(Problem(path, use["use"], reason))
-    return found + _precision(document) + _horizon(document) + _loss(document, task) + _offers(document)
+    found += _precision(document) + _horizon(document) + _loss(document, task)
+    return found + _offers(document) + _outer(document, task)
 
 
 def _uses(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -147,6 +151,21 @@ def _horizon(document: Mapping[str, Any]) -> list[Problem]:
         Problem(path, use["use"], f"{use['use']} needs to know the number of steps; set budget.epochs or budget.steps.")
         for path, use in _uses(document)
         if getattr(registry.classes()[use["use"]], "needs_total", False)
+    ]
+
+
+def _outer(document: Mapping[str, Any], task: Task) -> list[Problem]:
+    """What tunes inside a run needs samples that are neither trained on nor reported."""
+    if task.size("outer"):
+        return []
+    sentence = (
+        "it tunes on the split outer, which this recipe has not; write training.outer = 0.2, a share of the training "
+        "samples, or choose a task that keeps one."
+    )
+    return [
+        Problem(path, use["use"], sentence)
+        for path, use in _uses(document)
+        if getattr(registry.classes()[use["use"]], "needs_outer", False)
     ]
 
 

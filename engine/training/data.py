@@ -8,10 +8,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.kit.supervised import split_indices
 from engine.parts import Batch, Task
+from engine.training.random import derive_seed
 
 # Rows are gathered a block of batches at a time: one gather serves many batches, and memory stays bounded.
 BLOCK_BYTES = 32 << 20
+
+
+def set_apart(task: Task, share: float, seed: int) -> None:
+    """Splits a share off a loaded task's training samples as the split "outer", by class where there are classes.
+
+    The draw is the run's own. Validation and test stay untouched: what is tuned on the outer split leaks into neither.
+    Raises ValueError where the task has such a split already, or one of the two would be empty.
+    """
+    task.apart = None
+    if not share:
+        return
+    if task.size("outer"):
+        raise ValueError(
+            f"The task keeps {task.size('outer')} samples apart for tuning; write outer = 0 here or in the task."
+        )
+    target = task.columns("train").get("target")
+    labels = target if target is not None and target.dim() == 1 and not target.is_floating_point() else None
+    rng = torch.Generator().manual_seed(derive_seed(seed, "outer split"))
+    labels = labels.cpu() if labels is not None else None
+    rows = {
+        name: index.sort().values
+        for name, index in split_indices(task.size("train"), labels, {"outer": share}, rng).items()
+    }
+    if set(rows) != {"train", "outer"}:
+        raise ValueError(
+            f"A share of {share:g} of {task.size('train')} training samples leaves nothing for one of the two splits."
+        )
+    task.apart = rows
 
 
 class Columns:
@@ -19,7 +49,7 @@ class Columns:
 
     def __init__(self, task: Task, split: str, device: torch.device):
         self.split = split
-        columns = task.columns(split)
+        columns = task.split(split)
         self.tensors = {name: column.to(device) for name, column in columns.items()}
         self.size = len(next(iter(self.tensors.values()))) if self.tensors else 0
         self.row_bytes = max(sum(t[0].numel() * t.element_size() for t in self.tensors.values()), 1) if self.size else 1
@@ -47,7 +77,7 @@ class Columns:
 
 
 class Shuffled:
-    """The training stream: every epoch a new order; the last batch of an epoch may be smaller.
+    """A stream of batches: every epoch a new order; the last batch of an epoch may be smaller.
 
     Its state is the generator's state at the start of the epoch and the batches taken since, so that a resumed run
     goes on in the middle of an epoch with the very batch that would have come.

@@ -213,7 +213,7 @@ class Trainer:
         """Measures the validation split (and a part of the training split), logs, and keeps the best weights."""
         run = self.run
         started = time.perf_counter()
-        found = self._measure("val")
+        found = self._measure("val") | self._measure("outer")
         limit = min(max(run.columns_of("val").size, 256), TRAIN_METRIC_ROWS)
         found |= {f"train/{n}": v for n, v in run.evaluate("train", limit=limit).items() if n != "loss"}
         for name, value in found.items():
@@ -347,6 +347,7 @@ class Trainer:
             "procedure": capture(run.procedure),
             "loss": capture(run.loss) if run.loss is not None else None,
             "stream": run.stream.state(),
+            "further": {key: {"size": s.batch_size, **s.state()} for key, s in run.further.items()},
             "streams": run.streams.state(),
             "torch": global_state(run.device),
             "metrics": dict(self.metrics),
@@ -371,6 +372,9 @@ class Trainer:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"The checkpoint does not fit this recipe: {reason}") from None
         run.stream.load(state["stream"])
+        for key, saved in state.get("further", {}).items():
+            split, _, name = key.partition("/")
+            run.stream_of(split, name, saved["size"]).load(saved)
         run.streams.load(state["streams"])
         set_global_state(state["torch"], run.device)
         run.step, run.seconds = state["step"], state["seconds"]

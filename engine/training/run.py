@@ -78,6 +78,7 @@ class Run:
         self.batch: Batch | None = None
         self.draw: dict[str, Tensor] | None = None
         self.stream: Shuffled | None = None
+        self.further: dict[str, Shuffled] = {}
         self.default_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None
         self.default_schedule: Callable[[], Schedule | None] = lambda: None
         self._columns: dict[str, Columns] = {}
@@ -126,6 +127,21 @@ class Run:
     def columns(self, split: str) -> dict[str, Tensor]:
         """A split's tensors on the device, one row a sample."""
         return self.columns_of(split).tensors
+
+    def stream_of(self, split: str, name: str = "", size: int | None = None) -> Shuffled:
+        """A further stream of a split's batches, shuffled anew each epoch, beside the one that the loop trains on.
+
+        Each `name` (a part's id) has a stream of its own, with its own generator; asking again gives the same one.
+        Checkpoints hold it: a resumed run goes on with the batch that would have come.
+        """
+        key = f"{split}/{name}"
+        if key not in self.further:
+            columns = self.columns_of(split)
+            if not columns.size:
+                raise AthanorError(f"The task has no samples in the split {split!r}, so nothing can be drawn from it.")
+            batch_size = size or self.recipe["training"]["batch_size"]
+            self.further[key] = Shuffled(columns, batch_size, self.rng(f"data order/{key}"))
+        return self.further[key]
 
     def batches(self, split: str, size: int | None = None, limit: int | None = None) -> Iterator[Batch]:
         """A split in its stored order."""

@@ -26,6 +26,7 @@ class Training:
         keep: Periodic checkpoints to keep, beside the best and the last.
         early_stop: Series that must go on improving, such as val/loss; empty trains through.
         patience: Evaluations without improvement before an early stop.
+        outer: Share of the training samples, of each class alike, that is kept apart for tuning hyperparameters.
     """
 
     batch_size: Count = 32
@@ -39,6 +40,7 @@ class Training:
     keep: Count = 2
     early_stop: str = ""
     patience: Count = 5
+    outer: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 @dataclass(frozen=True)
