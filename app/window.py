@@ -29,6 +29,8 @@ from PySide6.QtWidgets import (
 )
 
 from app import words
+from app.actions import Action
+from app.guide import GuideWindow, Page, pages
 from app.icons import icon
 from app.palette import Palette
 from app.places import ORDER, TITLES, Context, Empty, Place, button, label
@@ -207,7 +209,7 @@ class Window(QMainWindow):
         self._waiting: list[Callable[[Place], None]] = []
         self._wanted = ""
         self._dirty = True
-        self._others: list[Window] = []
+        self._guide: GuideWindow | None = None
         self.setWindowTitle(f"{workspace.folder.name} – Athanor")
         self.setWindowIcon(icon(self.theme, "runs", "accent"))
         self.theme.apply()
@@ -259,6 +261,11 @@ class Window(QMainWindow):
         menu = QMenu(self)
         for action in ("window.palette", "window.help"):
             self._entry(menu, action)
+        menu.addSeparator()
+        for page in pages():
+            guide = Action(f"guide.{page.id}", f"Guide: {page.title}", icon="help", words="documentation how to")
+            self.context.actions.add(guide, partial(self._show_guide, page))
+            self._entry(menu, guide.id)
         menu.addSeparator()
         self._themes: dict[str, QAction] = {}
         for choice in ("light", "dark", "system"):
@@ -452,6 +459,11 @@ class Window(QMainWindow):
         if not text and (place := self.places.get(self.current)) is not None:
             text = f"{place.title}. Ctrl+K lists every command and its key."
         QWhatsThis.showText(widget.mapToGlobal(widget.rect().center()), text, widget)
+
+    def _show_guide(self, page: Page) -> None:
+        if self._guide is None:
+            self._guide = GuideWindow(self.theme, self)
+        self._guide.open(page)
 
     def _start_engine(self) -> None:
         self.context.engine.ask(
