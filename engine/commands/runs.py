@@ -9,6 +9,7 @@ from typing import Any
 from engine.commands.cli import DONE, PROGRAM, add_json, add_workspace, open_workspace
 from engine.commands.output import duration, print_json, print_table, show
 from engine.log import Log
+from engine.service import verbs
 
 COLUMNS = (
     *("id", "name", "kind", "state", "message", "seed", "step", "steps", "seconds", "metrics", "weights"),
@@ -25,6 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     workspace = open_workspace(options.workspace)
     with Log(workspace.database) as log:
+        verbs.mark_lost(log)
         runs = log.runs(archived=None if options.all else False)
     if options.json:
         print_json([{column: run[column] for column in COLUMNS} for run in runs])

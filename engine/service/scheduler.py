@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.log import Log
+from engine.service import verbs
 from engine.service.processes import how_it_ended, kill, lives, python
 from engine.service.states import ACTIVE, RESUMABLE, WORKING
 from engine.service.workers import Spare, Worker, launch
@@ -21,9 +22,6 @@ POLL = 0.05
 
 WATCH = 0.5
 """Seconds between two looks at the processes of runs that are not our children."""
-
-GRACE = 5.0
-"""Seconds that a run may be active before it names its process."""
 
 SPARE_DELAY = 20.0
 """Seconds after which the next spare worker starts even though a run is still starting."""
@@ -193,26 +191,14 @@ class Scheduler:
             except queue.Empty:
                 return
             self.workers.pop(worker.run, None)
-            self._mark_interrupted(worker.run, how_it_ended(code), worker.last_words())
+            verbs.mark_interrupted(self.log, worker.run, how_it_ended(code), worker.last_words())
             self.look_again()
 
     def _watch_strangers(self) -> None:
         """Runs whose worker is not our child: an earlier service's, or another terminal's."""
-        now = time.time()
         for run in self.active():
-            if run["id"] in self.workers or not self._ours(run):
-                continue
-            if run["pid"]:
-                gone = not lives(run["pid"], run["heartbeat"])
-            else:
-                gone = now - max(run["created"] or 0.0, run["heartbeat"] or 0.0) > GRACE
-            if gone:
-                self._mark_interrupted(run["id"], "it is gone", "")
-
-    def _mark_interrupted(self, run: str, how: str, last_words: str) -> None:
-        text = f"The training process ended before the run did ({how}). Resume goes on from its newest checkpoint."
-        if self.log.transition(run, list(ACTIVE), "interrupted", message=text, pid=None, request="", ended=time.time()):
-            self.log.event(f"{text}\n{last_words}".strip(), run=run, level="error", kind="worker")
+            if run["id"] not in self.workers and self._ours(run) and verbs.is_lost(run):
+                verbs.mark_interrupted(self.log, run["id"], "it is gone")
 
     def kill(self, run: str) -> bool:
         """Ends a run's process at once; False when it has none."""

@@ -14,6 +14,9 @@ from engine.workspace import Workspace
 
 Run = dict[str, Any]
 
+GRACE = 5.0
+"""Seconds that a run may be active before it names its process."""
+
 
 def find(log: Log, run: str | None) -> Run:
     """The run's row; the start of an id is enough where only one run has it."""
@@ -33,6 +36,29 @@ def find(log: Log, run: str | None) -> Run:
 
 def has_process(run: Run) -> bool:
     return run["state"] in ACTIVE and lives(run["pid"], run["heartbeat"])
+
+
+def is_lost(run: Run) -> bool:
+    """Whether a run counts as active although no process trains it any more."""
+    if run["state"] not in ACTIVE:
+        return False
+    if run["pid"]:
+        return not lives(run["pid"], run["heartbeat"])
+    return time.time() - max(run["created"] or 0.0, run["heartbeat"] or 0.0) > GRACE
+
+
+def mark_interrupted(log: Log, run: str, how: str, last_words: str = "") -> None:
+    """Says of an active run that its process ended before it did; does nothing when it has ended properly."""
+    text = f"The training process ended before the run did ({how}). Resume goes on from its newest checkpoint."
+    if log.transition(run, list(ACTIVE), "interrupted", message=text, pid=None, request="", ended=time.time()):
+        log.event(f"{text}\n{last_words}".strip(), run=run, level="error", kind="worker")
+
+
+def mark_lost(log: Log) -> None:
+    """Marks every run whose process is gone, where no service watches."""
+    for run in log.runs(states=ACTIVE, archived=None):
+        if is_lost(run):
+            mark_interrupted(log, run["id"], "it is gone")
 
 
 def stop(log: Log, run: Run) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -34,6 +35,20 @@ def test_runs_newest_first_and_what_is_no_number_as_null(
     assert rows[0]["metrics"] == {"test/loss": None, "test/score": 0.5}
     assert command(workspace, "runs") == 0
     assert "newer" in capsys.readouterr().out
+
+
+def test_a_run_whose_process_is_gone_is_listed_as_interrupted(
+    workspace: Workspace, log: Log, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    lost, live = log.create_run("", state="training"), log.create_run("", state="training")
+    log.update_run(lost, pid=ended.pid, heartbeat=time.time())
+    log.update_run(live, pid=os.getpid(), heartbeat=time.time())
+    assert command(workspace, "runs", "--json") == 0
+    assert {row["id"]: row["state"] for row in document(capsys)} == {lost: "interrupted", live: "training"}
+    row = log.run(lost)
+    assert row is not None and "Resume goes on" in row["message"]
 
 
 def test_runs_of_an_empty_workspace(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
