@@ -181,10 +181,11 @@ def test_previews_are_answered_by_the_clerk(served: Engine) -> None:
 
 
 def test_a_newer_preview_replaces_one_not_begun(served: Engine) -> None:
-    first, second, third = (served.preview(text) for text in ("slow", "old", "new!"))
+    served.ensure()
+    with served.log.transaction():  # all three are there when the service looks, however slow this machine is
+        first, second, third = (served.preview(text) for text in ("one", "old", "new!"))
     assert answer(served, third) == {"length": 4, "verb": "preview"}
-    # Whether the first was begun before the second came is a matter of milliseconds.
-    assert answer(served, first) in ({"length": 4, "verb": "preview"}, {"superseded": True})
+    assert answer(served, first) == {"superseded": True}
     assert answer(served, second) == {"superseded": True}
 
 
