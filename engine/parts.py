@@ -239,17 +239,43 @@ class Model(nn.Module):
 class Layer(nn.Module):
     """A drop-in module. `role` is where it may go: "norm", "activation", "linear", "conv", "weight" (linear and conv).
 
-    The protocol below is found by walking modules; every member is optional:
-    `param_options()` -> {parameter name: optimizer group options}; `aux_loss()` -> scalar; `init_from(*inputs)`, called
-    once with the module's first inputs; `tick(progress)`; `fold()` -> a plain module that computes the same.
+    The protocol below is found by walking modules, wherever they sit in a model; every member is optional, and any
+    module may have it:
+
+        param_options()       {parameter name: options of its optimizer group}, asked when the optimizer is made
+        init_from(*inputs)    called once, with what the first training batch brings it, before the optimizer exists
+        tick(progress)        called before each optimizer step (not before each micro-batch), and once more with the
+                              last step's progress after a checkpoint was loaded: the same progress must mean the same
+        aux_loss()            a scalar that is added to the training loss under the name layer:PATH, or None
+        measures()            {name: scalar} that the log shows as layer/PATH/NAME, read after a training step
+        side(**tensors)       called before each forward pass, in training and evaluation, with the batch's metadata
+                              that `needs_side` names, one row a sample; a task without it is refused
+        fold()                a plain module that computes the same in evaluation
+
+    The loss of a layer is asked for once a (micro-)batch, when the terms of its step are made: where a procedure
+    passes the model several times, the last pass counts, which is the one that the step's output came from. A layer
+    that keeps it from its forward pass keeps None in evaluation mode.
     """
 
     role: ClassVar[str] = ""
+    needs_total: ClassVar[bool] = False  # `tick` must be told the number of steps
+    needs_side: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def for_site(cls, site: Site, **settings: Any) -> nn.Module:
         """The module that takes the place of the one at `site`. Raises ValueError where it does not fit."""
         return cls(site, **settings)
+
+
+def give_side(modules: Sequence[nn.Module], batch: Batch) -> None:
+    """Hands the modules the side inputs of the batch that comes."""
+    for module in modules:
+        module.side(**{name: batch.meta[name] for name in module.needs_side})  # type: ignore[operator, union-attr]
+
+
+def with_side(module: nn.Module) -> list[nn.Module]:
+    """The modules inside one that need side inputs."""
+    return [inner for inner in module.modules() if getattr(inner, "needs_side", ())]
 
 
 class Loss:

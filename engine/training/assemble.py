@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from engine import registry
 from engine.catalog import Catalog
 from engine.errors import Problem, RecipeError
 from engine.kit.anatomy import Anatomy, derive
-from engine.parts import Batch, Model, Schedule, Search, Task, info, named_modules_with
+from engine.parts import (
+    Batch,
+    Model,
+    Schedule,
+    Search,
+    Splits,
+    Task,
+    give_side,
+    info,
+    is_part,
+    named_modules_with,
+    with_side,
+)
 from engine.recipe import Recipe
 from engine.training.data import Shuffled, set_apart
 from engine.training.random import derive_seed, forked
@@ -112,24 +125,43 @@ def clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy) -> list[P
     """What the parts say against each other: their own `requires` first, then the rules that hold for all."""
     found = []
     for path, use in _uses(document):
-        cls = registry.classes()[use["use"]]
+        cls: Any = registry.classes()[use["use"]]
         requires = getattr(cls, "requires", None)
         reason = requires(registry.settings_of(use), task, anatomy, document) if requires else None
         if reason:
             found.append(Problem(path, use["use"], reason))
+        elif missing := _lacking(task, getattr(cls, "needs_side", ())):
+            found.append(Problem(path, use["use"], missing))
     found += _precision(document) + _horizon(document) + _loss(document, task)
     return found + _offers(document) + _outer(document, task)
 
 
-def _uses(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Every part of a recipe with its path."""
-    found = []
-    for name, value in document.items():
-        if isinstance(value, Mapping) and "use" in value:
-            found.append((name, value))
-        elif isinstance(value, list):
-            found += [(f"{name}.{i}", v) for i, v in enumerate(value) if v.get("enabled", True)]
-    return found
+def _uses(document: Any, path: str = "") -> list[tuple[str, Mapping[str, Any]]]:
+    """Every part of a recipe with its path, those inside other parts too; what is switched off is none."""
+    if isinstance(document, list):
+        document = {str(i): value for i, value in enumerate(document)}
+    if not isinstance(document, Mapping) or not document.get("enabled", True):
+        return []
+    found: list[tuple[str, Mapping[str, Any]]] = [(path, document)] if isinstance(document.get("use"), str) else []
+    if path == "search":
+        return found  # what it tries is no part of this recipe
+    return found + [use for name, value in document.items() for use in _uses(value, f"{path}.{name}" if path else name)]
+
+
+def _lacking(task: Task, names: Iterable[str]) -> str:
+    """Why a task cannot give these side inputs; empty where it can."""
+    for split in Splits:
+        columns = task.columns(split)
+        there = [name.removeprefix("meta.") for name in columns if name.startswith("meta.")]
+        missing = sorted(set(names).difference(there)) if columns else []
+        if missing:
+            has = f"it has {', '.join(there)}" if there else "it has none"
+            wanted = " and ".join(f'"{name}"' for name in missing)
+            return (
+                f"it needs {wanted} beside every sample, and the task's {split} split does not tell: {has}. "
+                "Choose a task with this metadata."
+            )
+    return ""
 
 
 def _precision(document: Mapping[str, Any]) -> list[Problem]:
@@ -189,9 +221,9 @@ def _offers(document: Mapping[str, Any]) -> list[Problem]:
     procedure: Any = registry.classes()[document["procedure"]["use"]]
     found = []
     for path, use in _uses(document):
-        if not path.startswith(("techniques.", "probes.")):
-            continue
         cls: Any = registry.classes()[use["use"]]
+        if info(cls).kind not in ("technique", "probe"):
+            continue
         needs = {*cls.reads, *(("output",) if hasattr(cls, "on_terms") else ())}
         missing = sorted(needs.difference(procedure.offers))
         if missing:
@@ -229,8 +261,11 @@ def assemble(document: Mapping[str, Any], recorder: Recorder, device: torch.devi
             with refusing(f"techniques.{i}", info(technique).id):
                 run.model = technique.prepare_model(run, run.model)
         run.model.to(device)
+        _check_side(run, run.model)
         _start_from_data(run)
     _make_players(run)
+    for role in run.roles.values():
+        _check_side(run, role.module)
     for i, technique in enumerate(techniques):
         with refusing(f"techniques.{i}", info(technique).id):
             technique.setup(run)
@@ -279,14 +314,27 @@ def _start_from_data(run: Run) -> None:
     columns = run.columns_of("train")
     stream = Shuffled(columns, run.recipe["training"]["batch_size"], run.rng("layers from data"))
     batch: Batch = stream.next()
-    hooks = [module.register_forward_pre_hook(_start_once) for _, module in waiting]
+    give_side(with_side(run.model), batch)
+    hooks: dict[nn.Module, RemovableHandle] = {}
+    for _, module in waiting:
+        hooks[module] = module.register_forward_pre_hook(lambda m, inputs: _start(m, inputs, hooks))
     try:
         with torch.no_grad():
             batch.call(run.model)
     finally:
-        for hook in hooks:
+        for hook in hooks.values():
             hook.remove()
 
 
-def _start_once(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+def _start(module: nn.Module, inputs: tuple[Any, ...], hooks: dict[nn.Module, RemovableHandle]) -> None:
+    hooks.pop(module).remove()  # once, also where the module is passed several times
     module.init_from(*inputs)  # type: ignore[operator]
+
+
+def _check_side(run: Run, module: nn.Module) -> None:
+    """Raises RecipeError where a layer inside needs what the task's samples do not have beside them."""
+    for inner in with_side(module):
+        missing = _lacking(run.task, inner.needs_side)  # type: ignore[arg-type]
+        if missing:
+            name = info(inner).id if is_part(inner) else type(inner).__name__
+            raise RecipeError([Problem("task", run.recipe["task"]["use"], f"The layer {name} cannot work: {missing}")])

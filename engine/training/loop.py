@@ -20,7 +20,7 @@ import torch
 
 from engine import registry
 from engine.errors import AthanorError, CheckpointError
-from engine.parts import Batch, Probe, info
+from engine.parts import Batch, Probe, Progress, info
 from engine.training import checkpoint
 from engine.training.assemble import assemble, enabled, pick_device
 from engine.training.measure import parameter_count, sparsity
@@ -122,11 +122,13 @@ class Trainer:
             for hook in self._on_batch:
                 micro = hook(run, micro)
             run.batch = micro
+            run.give_side(micro)
             run.procedure.step(run, micro)
         if run.step_loss is not None:
             run.recorder.watch("train/loss", run.step, run.step_loss)
             run.step_loss = None
         self._log_rate()
+        run.after_step()
         run.step += 1
         epoch_ends = run.stream.at_epoch_end
         if epoch_ends:
@@ -223,7 +225,7 @@ class Trainer:
         for probe in self._probes("evaluation"):
             found |= self.look(probe)
         self._flush()
-        self.metrics |= found | {n: v for n, v in run.recorder.last.items() if n in ("train/loss", "sparsity")}
+        self.metrics |= found | {n: v for n, v in run.recorder.last.items() if _tells_of_training(n)}
         self.sink.run(metrics=self.metrics, step=run.step, epoch=run.epoch)
         self._keep_best(found)
         self._watch(found)
@@ -378,6 +380,8 @@ class Trainer:
         run.streams.load(state["streams"])
         set_global_state(state["torch"], run.device)
         run.step, run.seconds = state["step"], state["seconds"]
+        if run.step:  # layers are as they were in the last step, also for who only looks at the model
+            run.tick(Progress(run.step - 1, run.steps, (run.step - 1) / run.steps_per_epoch))
         self._shown = (run.step, run.seconds)
         self.metrics = dict(state["metrics"])
         self.best = (state["best"][0], state["best"][1]) if state["best"] else None
@@ -403,6 +407,11 @@ class Trainer:
         content = {"model": self._best_state, "step": self.best[1]}
         checkpoint.save(self.folder / "best.pt", content)
         self._best_state = None
+
+
+def _tells_of_training(name: str) -> bool:
+    """Whether the last value of a series stands among the metrics, beside what an evaluation measures."""
+    return name in ("train/loss", "sparsity") or name.startswith("layer/")
 
 
 def _split(batch: Batch, parts: int) -> list[Batch]:

@@ -49,6 +49,7 @@ class Oracle:
         *,
         draw: dict[str, Tensor] | None = None,
         autocast: Callable[[], Any] = nullcontext,
+        before: Callable[[Batch], None] | None = None,
     ):
         self.model = model
         self.objective = objective
@@ -57,6 +58,7 @@ class Oracle:
         self.count = 0
         self._draw = draw
         self._autocast = autocast
+        self._before = before  # called with the batch before it is passed through the model
 
     def bind(self, batch: Batch, draw: dict[str, Tensor] | None = None, loss: Tensor | None = None) -> None:
         """Points the oracle at the batch of the current step."""
@@ -79,6 +81,8 @@ class Oracle:
             raise ValueError("The oracle has no batch; bind one or pass it.")
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         self.count += 1
+        if self._before is not None:
+            self._before(batch)
         with self._replay(), self._autocast():
             output = functional_call(self.model, {**buffers, **(params or {})}, tuple(batch.inputs.values()))
             return self.objective(output, batch)
@@ -177,6 +181,8 @@ class Oracle:
             raise ValueError("The oracle has no batch; bind one or pass it.")
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         self.count += 1
+        if self._before is not None:
+            self._before(batch)
         with self._replay(), torch.enable_grad(), self._autocast():
             output = functional_call(self.model, buffers, tuple(batch.inputs.values())).reshape(-1)
         over = self.parameters()

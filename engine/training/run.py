@@ -24,8 +24,10 @@ from engine.parts import (
     Technique,
     Terms,
     Value,
+    give_side,
     info,
     is_part,
+    with_side,
 )
 from engine.parts import named_modules_with as modules_with
 from engine.training import roles
@@ -86,6 +88,8 @@ class Run:
         self._on_terms: list[Callable[..., Terms]] = []
         self._aux: list[tuple[str, nn.Module]] = []
         self._ticking: list[Any] = []
+        self._side: list[nn.Module] = []
+        self._measuring: list[tuple[str, nn.Module]] = []
         self._values: list[tuple[str, Value]] = []
 
     # -- where it is -----------------------------------------------------------------------------------------------
@@ -156,10 +160,16 @@ class Run:
     def forward(self, batch: Batch, model: nn.Module | None = None) -> Any:
         """A model's answer in the run's precision."""
         call = self._call if model is None else model
+        self.give_side(batch)
         if self.precision == "fp32":
             return call(*batch.inputs.values())
         with self.autocast():
             return call(*batch.inputs.values())
+
+    def give_side(self, batch: Batch) -> None:
+        """Hands the layers that need more than the inputs what the batch has for them, before they see it."""
+        if self._side:
+            give_side(self._side, batch)
 
     def objective(self, output: Any, batch: Batch) -> Terms:
         """The recipe's loss, or the task's own."""
@@ -171,7 +181,9 @@ class Run:
             output = _to_fp32(output)
         terms = self.objective(output, batch)
         for path, module in self._aux:
-            terms[f"layer:{path}"] = module.aux_loss()  # type: ignore[operator]
+            term = module.aux_loss()  # type: ignore[operator]
+            if term is not None:
+                terms[f"layer:{path}"] = _to_fp32(term)
         for hook in self._on_terms:
             terms = hook(self, terms, output, batch)
         return terms
@@ -202,7 +214,7 @@ class Run:
             role.schedule = schedule or self.default_schedule()
             role.lr = role.base[0].get("lr", math.nan)
             if hasattr(role.optimizer, "attach") or getattr(role.optimizer, "closure", False):
-                role.oracle = Oracle(module, self._oracle_terms, autocast=self.autocast)
+                role.oracle = Oracle(module, self._oracle_terms, autocast=self.autocast, before=self.give_side)
                 if hasattr(role.optimizer, "attach"):
                     role.optimizer.attach(module, role.oracle)
         if self.precision == "fp16" and role.optimizer is not None:
@@ -229,7 +241,7 @@ class Run:
 
     def oracle(self, batch: Batch | None = None) -> Oracle:
         """Values and derivatives of the training loss on a batch (the current one when None)."""
-        made = Oracle(self.model, self._oracle_terms, autocast=self.autocast)
+        made = Oracle(self.model, self._oracle_terms, autocast=self.autocast, before=self.give_side)
         made.bind(batch if batch is not None else self.batch, self.draw)  # type: ignore[arg-type]
         return made
 
@@ -245,6 +257,7 @@ class Run:
     @torch.no_grad()
     def predict(self, batch: Batch, variant: str | None = None) -> Any:
         """What the trained model answers: the one way in for metrics, probes and figures."""
+        self.give_side(batch)
         with self.evaluating(), self.variants()[variant]() if variant else nullcontext(), self.autocast():
             return _to_fp32(self.procedure.predict(self, batch))
 
@@ -259,6 +272,7 @@ class Run:
         count = 0
         with self.evaluating(), self.variants()[variant]() if variant else nullcontext():
             for batch in self.batches(split, limit=limit):
+                self.give_side(batch)
                 with self.autocast():
                     output = _to_fp32(self.procedure.predict(self, batch))
                 measured = self.task.metrics(output, batch)
@@ -300,7 +314,10 @@ class Run:
         """Collects what every step needs, once: hooks, layers with a protocol, values over time."""
         self._on_terms = [t.on_terms for t in self.techniques if hasattr(t, "on_terms")]
         self._aux = modules_with(self.model, "aux_loss")
-        self._ticking = [module.tick for _, module in modules_with(self.model, "tick")]
+        self._measuring = modules_with(self.model, "measures")
+        whole = nn.ModuleList([self.model, *(role.module for role in self.roles.values())])
+        self._ticking = [module.tick for _, module in modules_with(whole, "tick")]
+        self._side = with_side(whole)
         self._values = [
             (f"value/{info(t).id}.{name}", value) for t in self.techniques for name, value in t.values().items()
         ]
@@ -313,14 +330,23 @@ class Run:
         """What the engine does at the start of a step, before any part."""
         if self.keep_draw:
             self.draw = global_state(self.device)
-        if self._ticking:
-            at = self.progress
-            for tick in self._ticking:
-                tick(at)
+        self.tick(self.progress)
         if self._values and self.step % DETAIL_EVERY == 0:
             at = self.progress
             for name, value in self._values:
                 self.log(name, value.at(at))
+
+    def tick(self, at: Progress) -> None:
+        """Tells the layers that change over the run where it is."""
+        for tick in self._ticking:
+            tick(at)
+
+    def after_step(self) -> None:
+        """What the engine does at the end of a step, after every part: the numbers that layers show of themselves."""
+        if self._measuring and self.step % DETAIL_EVERY == 0:
+            for path, module in self._measuring:
+                for name, value in module.measures().items():  # type: ignore[operator]
+                    self.log(f"layer/{path}/{name}" if path else f"layer/{name}", value.detach().clone())
 
     def compile(self) -> None:
         """Compiles the model's forward pass; the first failure goes back to eager with a message."""
