@@ -29,6 +29,9 @@ FractionOverTime = Annotated[Any, WithJsonSchema({"type": "number", "minimum": 0
 
 # A selection of a model's modules: a role ("norm"), paths with wildcards ("blocks.*.fc1"), "not first", "not last".
 Sites = Annotated[str, Field(json_schema_extra={"x-sites": True})]
+# Something trained elsewhere, by a text such as "run:ID@best" or "recipe:FILE": see `engine.parts.Source`.
+SourceField = Annotated[Any, WithJsonSchema({"type": "string", "x-source": True})]
+SourcesField = list[SourceField]
 # What a search varies: path -> list of values, or {low, high, log, whole}.
 Space = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-space": True})]
 

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -286,6 +286,37 @@ class Loss:
 
     def __call__(self, output: Any, batch: Batch) -> Terms:
         raise NotImplementedError
+
+
+class Source(Protocol):
+    """Something trained elsewhere: what a part receives for a `SourceField`, a list of them for a `SourcesField`.
+
+    Nothing is read, and no recipe trained, before `model` or `state` is asked for. Ask in `setup` or later, or where a
+    model is built; in `requires` only `label` and `recipe` are to be had.
+    """
+
+    @property
+    def label(self) -> str:
+        """What a person calls it, as in the recipe: "run:3f2a@best"."""
+        ...
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """What it was trained by, with every default."""
+        ...
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What was measured of it."""
+        ...
+
+    def model(self) -> nn.Module:
+        """The trained model: built anew, on the device of who asks, in evaluation mode, its parameters frozen."""
+        ...
+
+    def state(self) -> Mapping[str, Any]:
+        """The checkpoint, for what stands beside the weights; that of `@best` holds them alone."""
+        ...
 
 
 # -- time --------------------------------------------------------------------------------------------------------------

@@ -260,13 +260,17 @@ class Recipe:
             else:
                 problems += self._check_section(BY_NAME[key], value, catalog)
         for section in SECTIONS:
-            if section.required and section.name not in self.document:
+            if section.required and section.name not in self.document and not self._given(section.name):
                 choices = ", ".join(entry.id for entry in catalog.of_kind(section.kind))
                 sentence = f"the recipe has no [{section.name}]; name {a_kind(section.kind)}: {choices}."
                 problems.append(Problem(section.name, None, sentence))
         if "search" in self.document and not problems:
             problems += self._check_space(catalog)
         return problems
+
+    def _given(self, section: str) -> bool:
+        """Whether a section that is left out comes from elsewhere: the model of what training starts from."""
+        return section == "model" and bool(self.get("training.start_from"))
 
     def _check_space(self, catalog: Catalog) -> list[Problem]:
         """Whatever a search varies must be a value that the recipe may have at that path."""
@@ -329,7 +333,9 @@ class Recipe:
                 filled[section.name] = fill(catalog.sections.get(section.name, {}), value or {}, catalog)
             else:
                 default = catalog.default(section.kind)
-                value = value or ({"use": default} if default and section.name != "search" else None)
+                if section.name == "search" or self._given(section.name):
+                    default = None
+                value = value or ({"use": default} if default else None)
                 filled[section.name] = fill_use(value, catalog) if value else None
         return filled
 

@@ -27,6 +27,7 @@ from engine.catalog import Catalog, Entry
 from engine.errors import AthanorError
 from engine.parts import GIVEN, Layer, Schedule, Value, info
 from engine.settings import unwrapped
+from engine.training import sources
 from engine.training.settings import Budget, Training
 from engine.workspace import own_parts
 
@@ -207,6 +208,10 @@ def _argument(field: Mapping[str, Any], value: Any) -> Any:
         return build(value) if value is not None else None
     if "x-parts" in field:
         return [build(each) for each in value]
+    if field.get("x-source"):
+        return sources.source(value) if value is not None else None
+    if field.get("items", {}).get("x-source"):
+        return [found for each in value for found in sources.several(each)]
     if field.get("x-value") and isinstance(value, Mapping):
         schedule = build(value["schedule"]) if "schedule" in value else None
         assert schedule is None or isinstance(schedule, Schedule)

@@ -1,7 +1,8 @@
 """Checks and fills the settings of a part from its JSON schema, without importing the part.
 
 A schema is the standard JSON Schema of the constructor's signature with a few extensions: ``x-part`` (the value names
-another part of that kind), ``x-parts`` (a list of them), ``x-value`` (a number, or one that follows a schedule).
+another part of that kind), ``x-parts`` (a list of them), ``x-value`` (a number, or one that follows a schedule),
+``x-source`` (the value names something trained elsewhere).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from engine import sources
 from engine.errors import Problem
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ def describe(schema: Mapping[str, Any]) -> str:
         return f'a list of {schema["x-parts"]} parts, each {{ use = "..." }}'
     if schema.get("x-space"):
         return 'what to vary, such as { "optimizer.lr" = [0.001, 0.01] }'
+    if schema.get("x-source"):
+        return f"a source, such as {sources.FORMS}"
     if "enum" in schema:
         return "one of " + ", ".join(show(choice) for choice in schema["enum"])
     if "const" in schema:
@@ -130,6 +134,8 @@ def check_value(schema: Mapping[str, Any], value: Any, path: str, catalog: Catal
         return [p for i, v in enumerate(value) for p in check_use(v, schema["x-parts"], f"{path}.{i}", catalog)]
     if schema.get("x-value") and isinstance(value, Mapping):
         return _check_over_time(schema, value, path, catalog)
+    if schema.get("x-source"):
+        return _check_source(value, path)
     if "anyOf" in schema:
         tried = [check_value(option, value, path, catalog) for option in schema["anyOf"]]
         return [] if any(not problems for problems in tried) else [_wrong(schema, value, path)]
@@ -155,11 +161,23 @@ def _check_over_time(schema: Mapping[str, Any], value: Mapping[str, Any], path: 
     return problems
 
 
+def _check_source(value: Any, path: str, many: bool = False) -> list[Problem]:
+    try:
+        named = sources.parse(value)
+    except ValueError as error:
+        return [Problem(path, value, str(error))]
+    if named.kind == "tag" and not many:
+        return [Problem(path, value, f'"{value}" stands for any number of runs, and one is needed here: "run:ID".')]
+    return []
+
+
 def _check_array(schema: Mapping[str, Any], value: list[Any], path: str, catalog: Catalog) -> list[Problem]:
     each = schema.get("prefixItems") or [schema.get("items", {})] * len(value)
     low, high = schema.get("minItems", 0), schema.get("maxItems", math.inf)
     if len(each) != len(value) or not low <= len(value) <= high:
         return [_wrong(schema, value, path)]
+    if schema.get("items", {}).get("x-source"):
+        return [p for i, v in enumerate(value) for p in _check_source(v, f"{path}.{i}", many=True)]
     return [
         p
         for i, (item, v) in enumerate(zip(each, value, strict=True))

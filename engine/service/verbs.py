@@ -6,8 +6,10 @@ import shutil
 import time
 from typing import Any
 
+from engine import sources
 from engine.errors import ServiceError
 from engine.log import Log
+from engine.recipe import Recipe
 from engine.service.processes import lives
 from engine.service.states import ACTIVE, RESUMABLE, TERMINAL
 from engine.workspace import Workspace
@@ -128,11 +130,20 @@ def checkpoint(log: Log, run: Run) -> str:
     return "asked"
 
 
+def _names(run: Run, source: str) -> bool:
+    """Whether a run's recipe names another one as a source. (A run that has begun keeps what it needs of it.)"""
+    named = (sources.parse(text) for _, text in sources.named_in(Recipe.parse(run["recipe"]).document))
+    return any(each.kind == "run" and source.startswith(each.name) for each in named)
+
+
 def delete(log: Log, workspace: Workspace, run: Run) -> str:
     """Takes a run out of the database and its folder off the disk."""
     name = run["id"]
     if has_process(run):
         raise ServiceError(f"Run {name} is {run['state']}. Stop it first, then delete it.")
+    for other in log.runs(archived=None):
+        if other["id"] != name and other["state"] not in TERMINAL and _names(other, name):
+            raise ServiceError(f"Run {other['id']} takes run {name} as a source. Delete it when that one has ended.")
     # A queued run must not start between this look and its end.
     log.transition(name, ["queued"], "stopped")
     log.delete_run(name)

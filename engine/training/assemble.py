@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from engine import registry
 from engine.catalog import Catalog
-from engine.errors import Problem, RecipeError
+from engine.errors import AthanorError, CheckpointError, Problem, RecipeError
 from engine.kit.anatomy import Anatomy, derive
 from engine.parts import (
     Batch,
@@ -30,9 +30,12 @@ from engine.parts import (
     with_side,
 )
 from engine.recipe import Recipe
+from engine.settings import show
+from engine.training import sources
+from engine.training.carry import Carried, carry
 from engine.training.data import Shuffled, set_apart
 from engine.training.random import derive_seed, forked
-from engine.training.recorder import Recorder
+from engine.training.recorder import Memory, Recorder
 from engine.training.roles import AFTER, BEFORE
 from engine.training.run import Run
 
@@ -62,7 +65,16 @@ def filled(recipe: Recipe, catalog: Catalog | None = None) -> dict[str, Any]:
     """The checked recipe with every default; raises RecipeError for what is wrong without building anything."""
     catalog = catalog or registry.catalog()
     recipe.require(catalog)
-    return recipe.filled(catalog)
+    return with_model(recipe.filled(catalog))
+
+
+def with_model(document: dict[str, Any]) -> dict[str, Any]:
+    """A filled recipe whose model, where it names none, is that of the source that it starts from."""
+    if document["model"] is None:
+        text = document["training"]["start_from"]
+        with refusing("training.start_from", text):
+            document["model"] = dict(sources.source(text).recipe["model"])
+    return document
 
 
 def build_task(document: Mapping[str, Any]) -> Task:
@@ -92,7 +104,9 @@ def refusing(where: str, value: Any) -> Iterator[None]:
     """A part's ValueError, by which it refuses what it was given, becomes a problem of the recipe."""
     try:
         yield
-    except (ValueError, TypeError) as error:
+    except RecipeError:
+        raise
+    except (ValueError, TypeError, AthanorError) as error:
         raise RecipeError([Problem(where, value, str(error))]) from error
 
 
@@ -123,7 +137,9 @@ def problems(document: Mapping[str, Any]) -> list[Problem]:
 
 def clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy) -> list[Problem]:
     """What the parts say against each other: their own `requires` first, then the rules that hold for all."""
-    found = []
+    found = sources.problems(document)
+    if found:
+        return found
     for path, use in _uses(document):
         cls: Any = registry.classes()[use["use"]]
         requires = getattr(cls, "requires", None)
@@ -133,7 +149,7 @@ def clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy) -> list[P
         elif missing := _lacking(task, getattr(cls, "needs_side", ())):
             found.append(Problem(path, use["use"], missing))
     found += _precision(document) + _horizon(document) + _loss(document, task)
-    return found + _offers(document) + _outer(document, task)
+    return found + _offers(document) + _outer(document, task) + _other_structure(document, task)
 
 
 def _uses(document: Any, path: str = "") -> list[tuple[str, Mapping[str, Any]]]:
@@ -237,42 +253,90 @@ def _offers(document: Mapping[str, Any]) -> list[Problem]:
     return found
 
 
+def _other_structure(document: Mapping[str, Any], task: Task) -> list[Problem]:
+    """The structure comes from the source that a run starts from: a model that says otherwise is refused."""
+    text = document["training"]["start_from"]
+    if not text:
+        return []
+    theirs = sources.source(text).recipe["model"]
+    mine = document["model"]
+    if theirs == mine:
+        return []
+    shapes = [{n: t.shape for n, t in sketch({"model": use}, task).state_dict().items()} for use in (theirs, mine)]
+    if shapes[0] == shapes[1]:  # they differ in what no weight depends on
+        return []
+    names = [n for n in {**theirs, **mine} if theirs.get(n) != mine.get(n)]
+    said = ", ".join(f"{n} = {show(theirs.get(n))}" for n in names)
+    sentence = f"{text}, which the weights come from, has {said}. Write the same, or leave [model] out."
+    return [Problem(f"model.{names[0]}", mine.get(names[0]), sentence)]
+
+
 # -- building ----------------------------------------------------------------------------------------------------------
 
 
 def assemble(document: Mapping[str, Any], recorder: Recorder, device: torch.device | None = None) -> Run:
     """A run ready for its first step. Raises RecipeError where parts clash."""
     device = device or pick_device(document["training"]["device"])
-    task = build_task(document)
-    found = clashes(document, task, anatomy_of(sketch(document, task)))
-    if found:
-        raise RecipeError(found)
-    seed = document["seed"]
-    torch.manual_seed(derive_seed(seed, "layers"))
-    with forked(device, derive_seed(seed, "initial weights")):
-        model = _build("model", document["model"], task.offer)
-        techniques = [_build(f"techniques.{i}", t) for i, t in enumerate(enabled(document["techniques"]))]
-        procedure = _build("procedure", document["procedure"])
-        loss = _build("loss", document["loss"]) if document["loss"] else None
-        run = Run(document, task, model, procedure, techniques, loss, device, recorder)
-        run.stream = Shuffled(run.columns_of("train"), document["training"]["batch_size"], run.rng("data order"))
-        run.steps = total_steps(document["budget"], run.steps_per_epoch)
-        for i, technique in enumerate(techniques):
+    with sources.around(device=device, seed=document["seed"], sink=recorder.sink):
+        task = build_task(document)
+        found = clashes(document, task, anatomy_of(sketch(document, task)))
+        if found:
+            raise RecipeError(found)
+        torch.manual_seed(derive_seed(document["seed"], "layers"))
+        with forked(device, derive_seed(document["seed"], "initial weights")):
+            run = _build_run(document, task, recorder, device)
+            _check_side(run, run.model)
+            _start_from_data(run, _start_from(run))
+        _make_players(run)
+        for role in run.roles.values():
+            _check_side(run, role.module)
+        for i, technique in enumerate(run.techniques):
             with refusing(f"techniques.{i}", info(technique).id):
-                run.model = technique.prepare_model(run, run.model)
-        run.model.to(device)
-        _check_side(run, run.model)
-        _start_from_data(run)
-    _make_players(run)
-    for role in run.roles.values():
-        _check_side(run, role.module)
-    for i, technique in enumerate(techniques):
-        with refusing(f"techniques.{i}", info(technique).id):
-            technique.setup(run)
+                technique.setup(run)
     run.make_ready()
     if document["training"]["compile"]:
         run.compile()
     return run
+
+
+def _build_run(document: Mapping[str, Any], task: Task, recorder: Recorder, device: torch.device) -> Run:
+    """The parts, and the model as the techniques prepare it."""
+    model = _build("model", document["model"], task.offer)
+    techniques = [_build(f"techniques.{i}", t) for i, t in enumerate(enabled(document["techniques"]))]
+    procedure = _build("procedure", document["procedure"])
+    loss = _build("loss", document["loss"]) if document["loss"] else None
+    run = Run(document, task, model, procedure, techniques, loss, device, recorder)
+    run.stream = Shuffled(run.columns_of("train"), document["training"]["batch_size"], run.rng("data order"))
+    run.steps = total_steps(document["budget"], run.steps_per_epoch)
+    for i, technique in enumerate(techniques):
+        with refusing(f"techniques.{i}", info(technique).id):
+            run.model = technique.prepare_model(run, run.model)
+    run.model.to(device)
+    return run
+
+
+def rebuilt(document: Mapping[str, Any], state: Mapping[str, Any] | None, device: torch.device) -> nn.Module:
+    """The model of a recipe with the weights of a checkpoint; as it begins where there is none."""
+    with sources.around(device=device, seed=document["seed"], sink=None):
+        torch.manual_seed(derive_seed(document["seed"], "layers"))
+        with forked(device, derive_seed(document["seed"], "initial weights")):
+            run = _build_run(document, build_task(document), Recorder(Memory()), device)
+            if state is None:
+                _start_from_data(run, _start_from(run))
+    if state is not None:
+        with fitting():
+            run.model.load_state_dict(state["model"])
+    return run.model
+
+
+@contextmanager
+def fitting() -> Iterator[None]:
+    """What a state that does not fit raises becomes one sentence."""
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"The checkpoint does not fit this recipe: {reason}") from None
 
 
 def total_steps(budget: Mapping[str, Any], per_epoch: int) -> int | None:
@@ -306,9 +370,28 @@ def _schedule(use: Mapping[str, Any]) -> Schedule:
     return _build("schedule", use)
 
 
-def _start_from_data(run: Run) -> None:
+def _start_from(run: Run) -> Carried:
+    """Takes the weights of the source that the recipe names, where it names one."""
+    text = run.recipe["training"]["start_from"]
+    if not text:
+        return Carried()
+    with refusing("training.start_from", text):
+        carried = carry(sources.source(text).model(), run.model)
+        if not carried.count:
+            total = len(carried.fresh) + len(carried.reshaped)
+            raise ValueError(f"None of the model's {total} tensors is in {text} under the same name and in its shape.")
+    run.note(carried.sentence(text), kind="start")
+    return carried
+
+
+def _start_from_data(run: Run, carried: Carried) -> None:
     """Lets the layers that ask for it start from the first training batch, one after the other, as it passes."""
-    waiting = named_modules_with(run.model, "init_from")
+    names = list(run.model.state_dict())
+    waiting = [
+        (path, module)
+        for path, module in named_modules_with(run.model, "init_from")
+        if not carried.same or any(n.startswith(f"{path}.") and n not in carried.same for n in names)
+    ]
     if not waiting:
         return
     columns = run.columns_of("train")

@@ -14,7 +14,7 @@ from engine import registry
 from engine.errors import AthanorError
 from engine.log import Log, SeriesWriter
 from engine.recipe import Recipe
-from engine.training import checkpoint
+from engine.training import checkpoint, sources
 from engine.training.assemble import assemble, filled
 from engine.training.loop import Trainer
 from engine.training.preview import preview
@@ -26,7 +26,8 @@ def answer(question: dict[str, Any], workspace: Workspace | None) -> dict[str, A
     """Carries out one question."""
     verb = question.get("verb")
     if verb == "preview":
-        return preview(question["recipe"])
+        with sources.around(workspace=workspace):
+            return preview(question["recipe"])
     if verb == "probe":
         if workspace is None:
             raise AthanorError("A probe of a run needs a workspace.")
@@ -46,8 +47,9 @@ def look(workspace: Workspace, id: str, use: dict[str, Any]) -> dict[str, Any]:
     recipe = Recipe.parse(row["recipe"])
     recipe.set("probes", [use])
     recipe.set("training.device", "cpu")
-    document = filled(recipe)
-    with SeriesWriter(workspace.database, id) as sink:
+    around = sources.around(workspace=workspace, folder=workspace.run_folder(id))
+    with around, SeriesWriter(workspace.database, id) as sink:
+        document = filled(recipe)
         trainer = Trainer(assemble(document, Recorder(sink)))
         trainer.load(state)
         probe = registry.build(document["probes"][0])

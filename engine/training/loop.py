@@ -19,15 +19,16 @@ from typing import Any
 import torch
 
 from engine import registry
-from engine.errors import AthanorError, CheckpointError
+from engine.errors import AthanorError
 from engine.parts import Batch, Probe, Progress, info
-from engine.training import checkpoint
-from engine.training.assemble import assemble, enabled, pick_device
+from engine.training import checkpoint, sources
+from engine.training.assemble import assemble, enabled, fitting, pick_device
 from engine.training.measure import parameter_count, sparsity
 from engine.training.random import forked, global_state, set_global_state
 from engine.training.recorder import Memory, Recorder, Sink
 from engine.training.run import Run
 from engine.training.state import capture, restore
+from engine.workspace import Workspace
 
 LOOK_SECONDS = 0.1
 PAUSE_POLL = 0.05
@@ -361,7 +362,7 @@ class Trainer:
         """Goes on from a saved state. A branch keeps the settings of its own recipe."""
         run = self.run
         assert run.stream is not None
-        try:
+        with fitting():
             run.model.load_state_dict(state["model"])
             for name, role in run.roles.items():
                 role.load(state["roles"][name], keep_options=branch)
@@ -370,9 +371,6 @@ class Trainer:
             restore(run.procedure, state["procedure"], run.device)
             if run.loss is not None and state["loss"] is not None:
                 restore(run.loss, state["loss"], run.device)
-        except (KeyError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(f"The checkpoint does not fit this recipe: {reason}") from None
         run.stream.load(state["stream"])
         for key, saved in state.get("further", {}).items():
             split, _, name = key.partition("/")
@@ -447,23 +445,40 @@ def train(
     sink: Sink | None = None,
     folder: Path | None = None,
     prepare: Prepare | None = None,
+    workspace: Workspace | None = None,
 ) -> Outcome:
     """Trains a filled recipe in this process and leaves torch's global state as it was.
 
-    `prepare` is called with the trainer before the first step (to load a checkpoint).
+    `prepare` is called with the trainer before the first step (to load a checkpoint); `workspace` is where the runs
+    are that its sources name.
     """
     device = pick_device(document["training"]["device"])
     threads = torch.get_num_threads()
+    sink = sink or Memory()
     with ExitStack() as undo:
         undo.enter_context(forked(device))
+        here = undo.enter_context(sources.around(workspace=workspace, folder=folder, told=[]))
         undo.callback(torch.set_num_threads, threads)
         torch.set_num_threads(document["training"]["threads"] or sensible_threads())
-        run = assemble(document, Recorder(sink or Memory()), device)
+        try:
+            run = assemble(document, Recorder(sink), device)
+        except sources.SourceStopped:
+            return _stopped_before(sink)
         trainer = Trainer(run, folder)
-        run.recorder.sink.run(environment=environment(run))
+        sink.run(environment=environment(run) | ({"sources": here.told} if here.told else {}))
         if prepare is not None:
             prepare(trainer)
         return trainer.train()
+
+
+def _stopped_before(sink: Sink) -> Outcome:
+    """The end of a run that was stopped while a source of it was trained."""
+    message = "Stopped before its first step, while a source was trained. What that one has learned is kept."
+    sink.answered("stop")
+    sink.run(state="stopped", message=message, ended=time.time())
+    sink.event(message, kind="stopped")
+    sink.flush(wait=True)
+    return Outcome("stopped", 0, 0.0, message=message)
 
 
 def sensible_threads() -> int:

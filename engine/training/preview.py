@@ -13,7 +13,16 @@ from engine import registry
 from engine.errors import RecipeError
 from engine.parts import Batch, Progress, Schedule, Splits, Task
 from engine.recipe import Recipe
-from engine.training.assemble import anatomy_of, build_search, build_task, clashes, enabled, sketch, total_steps
+from engine.training.assemble import (
+    anatomy_of,
+    build_search,
+    build_task,
+    clashes,
+    enabled,
+    sketch,
+    total_steps,
+    with_model,
+)
 from engine.training.roles import order_of
 
 POINTS = 200
@@ -28,7 +37,7 @@ def preview(text: str) -> dict[str, Any]:
         found = recipe.check(catalog)
         if found:
             raise RecipeError(found)
-        document = recipe.filled(catalog)
+        document = with_model(recipe.filled(catalog))
         task = build_task(document)
         model = sketch(document, task)
         if document["search"]:

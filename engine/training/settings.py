@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from engine.fields import Count, NonNegative, Positive, Whole
+from engine.fields import Count, NonNegative, Positive, SourceField, Whole
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Training:
         early_stop: Series that must go on improving, such as val/loss; empty trains through.
         patience: Evaluations without improvement before an early stop.
         outer: Share of the training samples, of each class alike, that is kept apart for tuning hyperparameters.
+        start_from: What the weights start from, such as run:ID@best or recipe:FILE; without a [model] of its own the
+            recipe trains the source's.
     """
 
     batch_size: Count = 32
@@ -41,6 +43,7 @@ class Training:
     early_stop: str = ""
     patience: Count = 5
     outer: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    start_from: SourceField | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch
 from engine.log import Log, SeriesWriter
 from engine.parts import Ask, Report
 from engine.recipe import Recipe
+from engine.training import sources
 from engine.training.assemble import build_search, build_task, filled
 from engine.training.random import derive_seed
 from engine.training.worker import guarded
@@ -37,7 +38,8 @@ class Sweep:
         self.id = row["id"]
         self.name = row["name"]
         self.recipe = Recipe.parse(row["recipe"])
-        document = filled(self.recipe)
+        with sources.around(workspace=Workspace(log.path.parent)):
+            document = filled(self.recipe)
         self.metric, self.goal = build_task(document).metric
         self.search = build_search(document)
         self.search.start(torch.Generator().manual_seed(derive_seed(document["seed"], "search")))

@@ -21,7 +21,7 @@ from engine import registry
 from engine.errors import AthanorError, CheckpointError
 from engine.log import Log, SeriesWriter
 from engine.recipe import Recipe
-from engine.training import checkpoint
+from engine.training import checkpoint, sources
 from engine.training.assemble import filled
 from engine.training.loop import Trainer, train
 from engine.workspace import Workspace
@@ -43,8 +43,9 @@ def _train(sink: SeriesWriter, row: dict[str, Any], folder: Path, workspace: Wor
     recipe = Recipe.parse(row["recipe"])
     if row["device"] and row["device"] != "auto":  # the scheduler's choice among several
         recipe.set("training.device", row["device"])
-    document = filled(recipe)
-    train(document, sink, folder, lambda trainer: go_on(trainer, row, folder, workspace))
+    with sources.around(workspace=workspace, folder=folder):
+        document = filled(recipe)
+    train(document, sink, folder, lambda trainer: go_on(trainer, row, folder, workspace), workspace)
 
 
 def go_on(trainer: Trainer, row: dict[str, Any], folder: Path, workspace: Workspace) -> None:

@@ -77,6 +77,8 @@ def wrong_values(field: dict[str, Any]) -> list[Any]:
     kind = field.get("type")
     if "x-part" in field or "x-parts" in field:
         return ["no table", {"use": "no such part"}]
+    if "x-source" in field:
+        return [3, "text", "run:", {"run": "3f2a"}]
     wrong: list[Any] = [] if kind == "object" else [{"nonsense": 1}]
     if kind in ("number", "integer"):
         wrong += ["text", True, math.nan]

@@ -43,6 +43,8 @@ class Everything:
         fraction_over_time: fields.FractionOverTime = 1.0,
         sites: fields.Sites = "norm",
         space: fields.Space = {},  # noqa: B006
+        source: fields.SourceField = None,
+        sources: fields.SourcesField = [],  # noqa: B006
         layer: fields.LayerPart = None,
         loss: fields.LossPart = None,
         schedule: fields.SchedulePart = None,
@@ -78,6 +80,8 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "fraction_over_time": {"type": "number", "minimum": 0, "maximum": 1, "x-value": True},
     "sites": {"type": "string", "x-sites": True},
     "space": {"type": "object", "x-space": True},
+    "source": {"type": "string", "x-source": True},
+    "sources": {"type": "array", "items": {"type": "string", "x-source": True}},
     "layer": {"x-part": "layer"},
     "loss": {"x-part": "loss"},
     "schedule": {"x-part": "schedule"},
