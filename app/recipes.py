@@ -14,7 +14,7 @@ from PySide6.QtGui import QUndoCommand, QUndoStack
 
 from engine.catalog import Catalog, Entry
 from engine.errors import Problem, RecipeError
-from engine.recipe import BY_NAME, SECTIONS, Difference, Recipe, Section, merge
+from engine.recipe import BY_NAME, PLANS, SECTIONS, Difference, Recipe, Section, merge
 
 RECIPE_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -116,7 +116,7 @@ class RecipeDocument(QObject):
             use = value.get("use")
             return use if isinstance(use, str) else None
         section = BY_NAME.get(path)
-        optional = section is None or not section.kind or section.kind == "search"
+        optional = section is None or not section.kind or path in PLANS
         return None if optional or self.catalog is None or section is None else self.catalog.default(section.kind)
 
     def entry(self, path: str) -> Entry | None:

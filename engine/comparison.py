@@ -18,7 +18,7 @@ import numpy as np
 
 from engine.catalog import Catalog
 from engine.errors import RecipeError
-from engine.recipe import BY_NAME, SCHEMA, SECTIONS, Recipe, flatten
+from engine.recipe import BY_NAME, PLANS, SCHEMA, SECTIONS, Recipe, flatten
 from engine.statistics import holm, student_quantile, welch
 
 # Not settings: they change nothing about what is trained.
@@ -156,7 +156,7 @@ def default(path: str, document: Mapping[str, Any], catalog: Catalog) -> Any:
     if section.many:
         part = named(value or ()).get(keys.pop(0))
     else:
-        use = catalog.default(section.kind) if name != "search" else None
+        use = catalog.default(section.kind) if name not in PLANS else None
         part = value if isinstance(value, Mapping) else ({"use": use} if use else None)
     return _default_of_part(part, keys, catalog)
 

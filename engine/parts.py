@@ -485,31 +485,57 @@ class Probe:
 
 @dataclass
 class Ask:
-    """One configuration that a search wants evaluated: changes to the recipe by path, and a share of its budget."""
+    """One configuration that somebody wants trained: changes to the recipe by path, and a share of its budget.
+
+    `resume` is the id of an earlier ask that has ended: its run goes on, from where it stood, to the larger share of
+    the budget that this one names; the changes are those of the earlier ask. `labels` say in a few words where a
+    study's run stands on its axes.
+    """
 
     id: str
     changes: dict[str, Any]
     budget: float = 1.0
     resume: str | None = None
+    labels: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Report:
-    """How an ask came out: the objective (lower is better), and whatever else was measured."""
+    """How an ask came out.
+
+    The objective (lower is better, infinity where the run gave none), whatever else was measured, the objective's
+    curve over the run's steps, and what it cost: the steps and seconds of the whole run, an earlier ask's part of it
+    included.
+    """
 
     ask: str
     objective: float
     metrics: dict[str, float] = field(default_factory=dict)
     run: str = ""
+    state: str = "done"
+    steps: int = 0
+    seconds: float = 0.0
+    curve: list[tuple[int, float]] = field(default_factory=list)
+
+
+SPANS = ("share", "whole")
 
 
 class Search:
-    """Proposes and learns. `ask` returns up to n configurations, none when it has finished; `tell` takes the reports.
+    """Proposes and learns. `ask` returns up to n configurations, none while it must be told more or has finished;
+    `tell` takes the reports, in whatever order they come.
 
-    `ahead` is how many of its evaluations may wait at once without what the others showed.
+    `ahead` is how many of its evaluations may wait at once without what the others showed. `spans` is what schedules
+    and phases span in a run that gets a share of the budget: "share", so that each run is a small whole one and cannot
+    go on, or "whole", so that a share is the beginning of the whole run, which a later ask may resume.
+
+    It needs no engine: whoever has a function to minimize starts it, asks, evaluates and tells (`minimize`). A sweep
+    that was killed asks a new one again and tells it the same in the same order: what it proposes may depend on
+    nothing else than that and the generator that it was started with.
     """
 
     ahead: ClassVar[int] = 16
+    spans: str = "share"
 
     def start(self, rng: torch.Generator) -> None:
         """Called once before the first ask."""
@@ -523,6 +549,58 @@ class Search:
 
     def tell(self, report: Report) -> None:
         """Learns from one evaluation."""
+
+    def result(self) -> Finding:
+        """What it has learned beside the best run: numbers and figures for the sweep's own page."""
+        return Finding()
+
+
+def minimize(search: Search, function: Callable[[Ask], float], seed: int = 0) -> list[tuple[Ask, float]]:
+    """Carries a search out on a function of its asks, in this process; returns what was asked and its values."""
+    search.start(torch.Generator().manual_seed(seed))
+    told = []
+    while asks := search.ask(1):
+        for ask in asks:
+            told.append((ask, float(function(ask))))
+            search.tell(Report(ask.id, told[-1][1]))
+    return told
+
+
+@dataclass
+class Row:
+    """One run of a study: where it stands on the axes, and what was measured. `series` holds steps and values."""
+
+    labels: dict[str, Any]
+    metrics: dict[str, float] = field(default_factory=dict)
+    state: str = "done"
+    steps: int = 0
+    seconds: float = 0.0
+    series: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+    run: str = ""
+
+
+@dataclass
+class Answer(Finding):
+    """What a study found: numbers, figures, and the verdict, one or two sentences that a person reads first."""
+
+    verdict: str = ""
+
+
+class Study:
+    """Asks a question of many runs: a plan of recipes, then figures and a verdict.
+
+    `reads` names the series, with wildcards, that the report looks at; the rows of its table hold them.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    def plan(self, recipe: Mapping[str, Any]) -> list[Ask]:
+        """The runs: what each changes in the filled recipe, with a label for every axis. The same at every call."""
+        raise NotImplementedError
+
+    def report(self, table: Sequence[Row]) -> Answer:
+        """The answer from the runs that have ended, in the order of the plan; some may have failed or diverged."""
+        raise NotImplementedError
 
 
 def info(part: Any) -> PartInfo:

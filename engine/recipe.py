@@ -50,10 +50,12 @@ SECTIONS = (
     Section("techniques", "technique", "Techniques", "Whatever hooks into the step, in any number.", many=True),
     Section("probes", "probe", "Probes", "What looks at the run and its result.", many=True),
     Section("search", "search", "Search", "Which settings to vary, over many runs."),
+    Section("study", "study", "Study", "Which question to ask of many runs."),
     Section("training", "", "Training", "Batch, precision, device, evaluation and checkpoints."),
     Section("budget", "", "Budget", "How long to train."),
 )
 BY_NAME = {section.name: section for section in SECTIONS}
+PLANS = ("search", "study")  # the sections that make a recipe a plan of many runs, carried out as one sweep
 TOP: dict[str, type] = {"schema": int, "name": str, "notes": str, "seed": int}
 
 
@@ -129,6 +131,11 @@ class Recipe:
     def seed(self) -> int:
         seed = self.document.get("seed", 0)
         return seed if isinstance(seed, int) else 0
+
+    @property
+    def plan(self) -> str:
+        """The section that makes it a plan of many runs; empty where it trains one."""
+        return next((name for name in PLANS if name in self.document), "")
 
     def digest(self) -> str:
         """A digest of what the recipe trains: names, notes and the order of keys do not count."""
@@ -264,7 +271,10 @@ class Recipe:
                 choices = ", ".join(entry.id for entry in catalog.of_kind(section.kind))
                 sentence = f"the recipe has no [{section.name}]; name {a_kind(section.kind)}: {choices}."
                 problems.append(Problem(section.name, None, sentence))
-        if "search" in self.document and not problems:
+        if all(name in self.document for name in PLANS):
+            sentence = "the recipe has a [search] and a [study]; a sweep carries out one of them: take the other away."
+            problems.append(Problem(PLANS[-1], None, sentence))
+        if self.plan and not problems:
             problems += self._check_space(catalog)
         return problems
 
@@ -274,29 +284,28 @@ class Recipe:
 
     def _check_space(self, catalog: Catalog) -> list[Problem]:
         """Whatever a search varies must be a value that the recipe may have at that path."""
-        search = self.document["search"]
-        fields = catalog.parts[search["use"]].schema["properties"]
+        plan = self.document[self.plan]
+        fields = catalog.parts[plan["use"]].schema["properties"]
         problems: dict[str, Problem] = {}
         for name in (n for n, field in fields.items() if field.get("x-space")):
-            for path, choices in search.get(name, {}).items():
-                ends = (
-                    [choices[end] for end in ("low", "high") if end in choices]
-                    if isinstance(choices, Mapping)
-                    else choices
-                )
-                where = f'search.{name}."{path}"'
-                for value in ends if isinstance(ends, list) else []:
-                    reason = self._refused(path, value, catalog)
-                    if reason:
-                        problems.setdefault(where, Problem(where, value, reason))
+            space = plan.get(name, {})
+            for path, choice in space.items():
+                where = f'{self.plan}.{name}."{path}"'
+                for beside in _settings_beside(space, path):
+                    for value in _values_of(choice):
+                        reason = self._refused({**beside, path: value}, catalog)
+                        if reason:
+                            problems.setdefault(where, Problem(where, value, reason))
         return list(problems.values())
 
-    def _refused(self, path: str, value: Any, catalog: Catalog) -> str:
-        """Why a value cannot stand at a path; empty when it can."""
+    def _refused(self, changes: Mapping[str, Any], catalog: Catalog) -> str:
+        """Why values cannot stand at their paths; empty when they can."""
         trial = self.copy()
-        trial.remove("search")
+        for name in PLANS:
+            trial.remove(name)
         try:
-            trial.set(path, value)
+            for path, value in changes.items():
+                trial.set(path, value)
         except RecipeError as error:
             return error.problems[0].message
         found = trial.check(catalog)
@@ -333,7 +342,7 @@ class Recipe:
                 filled[section.name] = fill(catalog.sections.get(section.name, {}), value or {}, catalog)
             else:
                 default = catalog.default(section.kind)
-                if section.name == "search" or self._given(section.name):
+                if section.name in PLANS or self._given(section.name):
                     default = None
                 value = value or ({"use": default} if default else None)
                 filled[section.name] = fill_use(value, catalog) if value else None
@@ -376,6 +385,47 @@ def merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
+
+
+def _values_of(choice: Any) -> list[Any]:
+    """The values that an axis of a space lists, or the ends of its range."""
+    if isinstance(choice, Mapping):
+        if "values" not in choice:
+            return [choice[end] for end in ("low", "high") if end in choice]
+        choice = choice["values"]
+    return list(choice) if isinstance(choice, list) else []
+
+
+def _settings_beside(space: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
+    """What the axes that a conditional one depends on must be for it to count: each value of its conditions once."""
+    conditions = _conditions(space, path)
+    if not conditions:
+        return [{}]
+    first = {owner: values[0] for owner, values in conditions.items()}
+    further = [{**first, owner: value} for owner, values in conditions.items() for value in values[1:]]
+    return [first, *further]
+
+
+def _conditions(space: Mapping[str, Any], path: str, seen: tuple[str, ...] = ()) -> dict[str, list[Any]]:
+    """The axes that decide whether another counts, and those that decide on these, with the values that let it."""
+    choice = space.get(path)
+    when = choice.get("when") if isinstance(choice, Mapping) else None
+    found: dict[str, list[Any]] = {}
+    for inner, wanted in when.items() if isinstance(when, Mapping) else ():
+        owner = next((p for p in space if inner == p or inner.startswith(f"{p}.")), None)
+        if owner is None or owner in seen or not isinstance(wanted, list):
+            continue  # the search itself says what is wrong with it
+        rest = [key for key in inner[len(owner) :].split(".") if key]
+        fitting = [value for value in _values_of(space[owner]) if _at(value, rest) in wanted]
+        if fitting:
+            found = {**_conditions(space, owner, (*seen, path)), **found, owner: fitting}
+    return found
+
+
+def _at(value: Any, keys: list[str]) -> Any:
+    for key in keys:
+        value = _step(value, key)
+    return value
 
 
 def _reason(text: str, error: Exception) -> str:

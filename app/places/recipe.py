@@ -42,7 +42,7 @@ from app.recipes import RecipeDocument, blank, section_of, trial_of
 from app.theme import SPACE_M, SPACE_S
 from engine.catalog import Catalog
 from engine.errors import AthanorError, RecipeError
-from engine.recipe import BY_NAME, Recipe, flatten
+from engine.recipe import BY_NAME, PLANS, Recipe, flatten
 from engine.workspace import RESOURCES
 
 DRAFT = "recipe.toml"  # in the workspace: what stands in the builder, saved as it is edited
@@ -315,7 +315,7 @@ class RecipePlace(Place):
 
     def _show_train(self) -> None:
         reason = self.why_not()
-        sweep = self.document.get("search") is not None
+        sweep = any(self.document.get(name) is not None for name in PLANS)
         self.train_button.setEnabled(not reason)
         self.train_button.setText("Start the sweep" if sweep else "Train")
         self.train_button.setToolTip(reason or "Puts the recipe into the queue (Ctrl+Return).")
@@ -359,7 +359,7 @@ class RecipePlace(Place):
         if self.context.catalog is None:
             return []
         filled = self.document.recipe.filled(self.context.catalog)
-        skipped = ("name", "notes", "seed", "search", "probes")
+        skipped = ("name", "notes", "seed", *PLANS, "probes")
         return [
             path
             for path, value in flatten({k: v for k, v in filled.items() if k not in skipped}).items()
@@ -398,7 +398,7 @@ class RecipePlace(Place):
             return
         self._training = True
         text, name = self.document.recipe.text(), self.document.recipe.name
-        sweep = self.document.get("search") is not None
+        sweep = any(self.document.get(name) is not None for name in PLANS)
 
         def queued(runs: list[str]) -> None:
             self._training = False

@@ -202,7 +202,7 @@ class Log:
             with transaction(self._connection, full=True):
                 execute = self._connection.execute
                 execute("DELETE FROM chunks WHERE series IN (SELECT id FROM series WHERE run = ?)", (id,))
-                for table in ("series", "events", "figures", "commands"):
+                for table in ("series", "events", "figures", "commands", "ledger"):
                     execute(f"DELETE FROM {table} WHERE run = ?", (id,))
                 found = execute("DELETE FROM runs WHERE id = ?", (id,)).rowcount > 0
             if not self._connection.in_transaction:
@@ -313,6 +313,18 @@ class Log:
         sql = "SELECT time, data FROM machine WHERE time > ? ORDER BY time DESC LIMIT ?"
         rows = self._rows(sql, (since, -1 if limit is None else limit))
         return [{**load(row["data"]), "time": row["time"]} for row in reversed(rows)]
+
+    # -- sweeps --
+
+    def enter(self, run: str, kind: str, data: dict[str, Any]) -> int:
+        """Adds to a sweep's ledger: what it asked for ("ask"), or was told ("tell")."""
+        sql = "INSERT INTO ledger (run, time, kind, data) VALUES (?, ?, ?, ?)"
+        return int(self._write(sql, (run, clock.time(), kind, dump(data)), full=True).lastrowid or 0)
+
+    def ledger(self, run: str) -> list[dict[str, Any]]:
+        """A sweep's ledger, oldest entry first."""
+        rows = self._rows("SELECT * FROM ledger WHERE run = ? ORDER BY id", (run,))
+        return [{**row, "data": load(row["data"])} for row in rows]
 
     # -- figures --
 

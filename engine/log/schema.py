@@ -73,8 +73,17 @@ def _first(db: Any) -> None:
     db["figures"].create_index(["run"])
 
 
+def _ledgers(db: Any) -> None:
+    """Version 2: what a sweep asked and was told, in order."""
+    columns = {"id": int, "run": str, "time": float, "kind": str, "data": str}
+    db.conn.execute(
+        db.create_table_sql("ledger", columns, column_order=list(columns), pk="id", not_null=set(columns) - {"id"})
+    )
+    db["ledger"].create_index(["run"])
+
+
 # Each brings a database from the version of its place to the next. Never change one that was released: add one.
-MIGRATIONS: list[Callable[[Any], None]] = [_first]
+MIGRATIONS: list[Callable[[Any], None]] = [_first, _ledgers]
 SCHEMA_VERSION = len(MIGRATIONS)
 
 

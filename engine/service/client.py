@@ -220,7 +220,7 @@ def create_run(
         recipe.text(),
         id=id,
         name=str(document.get("name") or ""),
-        kind="sweep" if document.get("search") else "run",
+        kind="sweep" if recipe.plan else "run",
         seed=int(document.get("seed") or 0),
         state=state,
         priority=priority,

@@ -17,11 +17,13 @@ from engine.catalog import Catalog
 from engine.errors import AthanorError, CheckpointError, Problem, RecipeError
 from engine.kit.anatomy import Anatomy, derive
 from engine.parts import (
+    Ask,
     Batch,
     Model,
     Schedule,
     Search,
     Splits,
+    Study,
     Task,
     give_side,
     info,
@@ -91,6 +93,18 @@ def build_search(document: Mapping[str, Any]) -> Search:
     """What plans the runs of a sweep. Raises RecipeError for a space that it cannot search."""
     search: Search = _build("search", document["search"])
     return search
+
+
+def build_study(document: Mapping[str, Any]) -> Study:
+    """What asks a question of many runs."""
+    study: Study = _build("study", document["study"])
+    return study
+
+
+def planned(document: Mapping[str, Any], study: Study) -> list[Ask]:
+    """The runs of a study. Raises RecipeError for a plan that it cannot make of this recipe."""
+    with refusing("study", document["study"]["use"]):
+        return study.plan(document)
 
 
 def _build(where: str, use: Mapping[str, Any], *given: Any) -> Any:

@@ -25,6 +25,7 @@ from engine.errors import AthanorError
 from engine.recipe import Recipe, merge
 from engine.training.assemble import build_task, filled
 from engine.training.loop import Outcome, train
+from engine.training.sweep import carry_out
 from engine.workspace import RESOURCES
 
 FOLDER = RESOURCES / "evidence"
@@ -50,8 +51,9 @@ def read(id: str) -> dict[str, Any]:
 
 
 def run(document: Mapping[str, Any], seed: int) -> Outcome:
-    """Trains one recipe of an ablation with one seed."""
-    return train(filled(Recipe.of({**document, "seed": seed})))
+    """Trains one recipe of an ablation with one seed; a search or a study is carried out in this process."""
+    recipe = Recipe.of({**document, "seed": seed})
+    return carry_out(recipe) if recipe.plan else train(filled(recipe))
 
 
 def tuned(document: dict[str, Any], choices: Mapping[str, list[Any]], seeds: list[int]) -> dict[str, Any]:

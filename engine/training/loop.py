@@ -103,6 +103,23 @@ class Trainer:
             return self._close("diverged", str(error), save=False)
 
     def _finished(self) -> bool:
+        """Whether the run ends here: all of it is done, or its share."""
+        return self._over() or self._at_share()
+
+    @property
+    def last(self) -> int | None:
+        """The step at which it ends, where steps end it."""
+        run, share = self.run, self.run.recipe["budget"]["share"]
+        return max(round(share * run.steps), 1) if run.steps and share < 1 else run.steps
+
+    def _at_share(self) -> bool:
+        """Whether a share of the budget is reached after which the run may go on some other day."""
+        budget = self.run.recipe["budget"]
+        if self.last is not None and self.run.step >= self.last:
+            return True
+        return bool(budget["seconds"]) and self._seconds() >= budget["share"] * budget["seconds"]
+
+    def _over(self) -> bool:
         run, budget = self.run, self.run.recipe["budget"]
         if self._ended_early or (run.steps is not None and run.step >= run.steps):
             return True
@@ -134,7 +151,7 @@ class Trainer:
         epoch_ends = run.stream.at_epoch_end
         if epoch_ends:
             self._call("on_epoch_end")
-        if self.interval and run.step % self.interval == 0 and not self._finished():
+        if self.interval and run.step % self.interval == 0 and not self._over():
             self._call("after_evaluation", self.evaluate())
         if epoch_ends:
             self._call("after_epoch")
@@ -206,8 +223,8 @@ class Trainer:
 
     def _announce(self, state: str) -> None:
         run = self.run
-        epochs = run.steps / run.steps_per_epoch if run.steps is not None else None
-        self.sink.run(state=state, step=run.step, steps=run.steps, epoch=run.epoch, epochs=epochs, message="")
+        epochs = self.last / run.steps_per_epoch if self.last is not None else None
+        self.sink.run(state=state, step=run.step, steps=self.last, epoch=run.epoch, epochs=epochs, message="")
         self.sink.flush(wait=False)
 
     # -- evaluation ------------------------------------------------------------------------------------------------
@@ -293,6 +310,9 @@ class Trainer:
         self._flush()
         run.seconds = self._seconds()
         self._clock = time.perf_counter()
+        may_go_on = run.recipe["budget"]["share"] < 1
+        if may_go_on:
+            self.save()  # what follows belongs to this end, and not to a run that goes on from here
         self._call("on_end")
         if run.columns_of("val").size:
             self.evaluate()
@@ -303,7 +323,7 @@ class Trainer:
         for probe in self._probes("end"):
             self.metrics |= self.look(probe)
         self._clock = time.perf_counter()
-        return self._close(state, "")
+        return self._close(state, "", save=not may_go_on)
 
     def _close(self, state: str, message: str, save: bool = True) -> Outcome:
         run = self.run
@@ -384,6 +404,8 @@ class Trainer:
         self.metrics = dict(state["metrics"])
         self.best = (state["best"][0], state["best"][1]) if state["best"] else None
         self._stale, self._watched_best = state["early"]["stale"], state["early"]["best"]
+        training = run.recipe["training"]
+        self._ended_early = bool(training["early_stop"]) and self._stale >= training["patience"] and not branch
 
     def save(self) -> None:
         """Writes a checkpoint, if all is still finite, and removes those that are no longer needed."""

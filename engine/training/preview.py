@@ -16,9 +16,11 @@ from engine.recipe import Recipe
 from engine.training.assemble import (
     anatomy_of,
     build_search,
+    build_study,
     build_task,
     clashes,
     enabled,
+    planned,
     sketch,
     total_steps,
     with_model,
@@ -42,6 +44,8 @@ def preview(text: str) -> dict[str, Any]:
         model = sketch(document, task)
         if document["search"]:
             build_search(document)
+        if document["study"]:
+            check_study(recipe, document)
     except RecipeError as error:
         return {"problems": [_problem(problem) for problem in error.problems]}
     anatomy = anatomy_of(model)
@@ -57,6 +61,17 @@ def preview(text: str) -> dict[str, Any]:
         "steps_per_epoch": per_epoch,
         "sites": {role: [site.path for site in anatomy.sites(role)] for role in ROLES},
     }
+
+
+def check_study(recipe: Recipe, document: Mapping[str, Any]) -> None:
+    """Raises RecipeError for the first run of a study's plan that is no valid recipe."""
+    catalog = registry.catalog()
+    for ask in planned(document, build_study(document)):
+        trial = recipe.copy()
+        trial.remove("study")
+        for path, value in ask.changes.items():
+            trial.set(path, value)
+        trial.require(catalog)
 
 
 def _problem(problem: Any) -> dict[str, Any]:

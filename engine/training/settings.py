@@ -54,8 +54,10 @@ class Budget:
         epochs: Passes over the training split; 0 sets no limit.
         steps: Optimizer steps; 0 sets no limit.
         seconds: Seconds of training; 0 sets no limit. A run that ends by the clock is not reproducible bit for bit.
+        share: The part of the budget after which the run ends, able to go on; schedules span the whole budget.
     """
 
     epochs: NonNegative = 0.0
     steps: Whole = 0
     seconds: NonNegative = 0.0
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0

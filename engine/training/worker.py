@@ -58,7 +58,7 @@ def go_on(trainer: Trainer, row: dict[str, Any], folder: Path, workspace: Worksp
         trainer.load(checkpoint.load(workspace.origin(row["id"]), device), branch=True)
 
 
-def guarded(sink: SeriesWriter, act: Callable[[], None]) -> None:
+def guarded(sink: SeriesWriter, act: Callable[[], object]) -> None:
     """Runs a piece of work; whatever goes wrong becomes the run's state, a sentence, and an event with the details."""
     try:
         act()

@@ -19,6 +19,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("trained", [e.id for e in CATALOG.parts.values() if e.kind in TRAINED])
     if "searched" in metafunc.fixturenames:
         metafunc.parametrize("searched", [e.id for e in CATALOG.of_kind("search")])
+    if "studied" in metafunc.fixturenames:
+        metafunc.parametrize("studied", [e.id for e in CATALOG.of_kind("study")])
 
 
 TRAINED = ("task", "model", "layer", "loss", "optimizer", "schedule", "technique", "procedure", "probe")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,14 @@ import torch
 from torch.nn.modules import module as torch_module
 
 from engine import registry
-from engine.parts import Report, Search
+from engine.parts import Answer, Ask, Report, Row, Search, Study
 from engine.recipe import Recipe
 from engine.training import checkpoint
-from engine.training.assemble import filled
+from engine.training.assemble import filled, planned
 from engine.training.loop import Outcome, Trainer, train
+from engine.training.random import derive_seed
 from engine.training.recorder import Memory
+from engine.training.sweep import carry_out
 from tests.contract.conftest import CATALOG
 
 
@@ -150,3 +154,97 @@ def test_what_a_search_asks_makes_valid_recipes(searched: str) -> None:
         for path, value in ask.changes.items():
             recipe.set(path, value)
         assert recipe.check(CATALOG) == []
+
+
+def conversation(search: Search, script: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Carries a search on from a script of what it was asked and told, and returns the whole."""
+    said = list(script)
+    waiting: list[Ask] = []
+    for kind, what in script:
+        if kind == "ask":
+            n, asks = what
+            assert search.ask(n) == asks, "told the same, it asks the same"
+            waiting += asks
+        else:
+            search.tell(what)
+            waiting = [ask for ask in waiting if ask.id != what.ask]
+    while True:
+        if not said or said[-1][0] == "tell":
+            n = 1 + len(said) % 3
+            asks = search.ask(n)
+            assert len(asks) <= n
+            said.append(("ask", (n, asks)))
+            waiting += asks
+        if not waiting:
+            return said
+        ask = waiting.pop(len(said) % len(waiting))  # they end in another order than they began
+        value = float("inf") if len(said) % 7 == 0 else derive_seed(3, repr(ask.changes)) % 997 / ask.budget
+        report = Report(ask.id, value, steps=int(100 * ask.budget), curve=[(1, 1.0)])
+        search.tell(report)
+        said.append(("tell", report))
+
+
+def test_a_search_killed_anywhere_goes_on_from_its_ledger(searched: str) -> None:
+    whole = conversation(searching(searched), [])
+    assert len(whole) < 1000
+    for cut in range(0, len(whole), max(len(whole) // 10, 1)):
+        assert conversation(searching(searched), whole[:cut]) == whole
+
+
+def test_a_search_goes_on_only_with_what_has_ended(searched: str) -> None:
+    search = searching(searched)
+    asked: dict[str, Ask] = {}
+    ended: dict[str, Ask] = {}
+    for kind, what in conversation(search, []):
+        if kind == "tell":
+            ended[what.ask] = asked[what.ask]
+            continue
+        asked |= {ask.id: ask for ask in what[1]}
+        for ask in what[1]:
+            assert 0 < ask.budget <= 1
+            if ask.resume is not None:
+                assert search.spans == "whole" and ask.budget > ended[ask.resume].budget
+
+
+def test_a_study_plans_valid_recipes_and_repeats_itself(studied: str) -> None:
+    base = Recipe.of(CATALOG.example(studied))
+    plans = [planned(example(studied), registry.build(example(studied)["study"])) for _ in range(2)]
+    assert plans[0] == plans[1] and plans[0]
+    assert len({ask.id for ask in plans[0]}) == len(plans[0])
+    assert len({repr(ask.labels) for ask in plans[0]}) == len(plans[0]), "labels tell the runs apart"
+    base.remove("study")
+    for ask in plans[0]:
+        recipe = base.copy()
+        for path, value in ask.changes.items():
+            recipe.set(path, value)
+        assert recipe.check(CATALOG) == []
+
+
+def test_a_study_reports_the_same_and_copes_with_runs_that_failed(studied: str) -> None:
+    study: Study = registry.build(example(studied)["study"])
+    asks = planned(example(studied), study)
+    bare = [Row(ask.labels, state="diverged") for ask in asks]
+    for table in (bare, bare[:1]):
+        one, two = study.report(table), study.report(table)
+        assert one.verdict.endswith(".") and json.dumps(asdict(one)) == json.dumps(asdict(two))
+
+
+def test_a_study_comes_to_its_verdict(studied: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Answer] = []
+    cls = registry.classes()[CATALOG.example(studied)["study"]["use"]]
+    report = cls.report  # type: ignore[attr-defined]
+
+    def kept(study: Study, table: list[Row]) -> Answer:
+        assert all(row.state == "done" for row in table), "its example's runs train"
+        assert study.reads == () or all(row.series for row in table)
+        seen.append(report(study, table))
+        return seen[-1]
+
+    monkeypatch.setattr(cls, "report", kept)
+    recipe = Recipe.of(CATALOG.example(studied))
+    one, two = carry_out(recipe), carry_out(recipe)
+    assert one.metrics == two.metrics and one.metrics["runs"] > 1
+    assert len(seen) == 2 and seen[0] == seen[1]
+    assert seen[0].verdict.endswith(".") and seen[0].figures
+    assert all(isinstance(value, float) for value in seen[0].scalars.values())
+    assert all(figure.get("kind") for figure in seen[0].figures.values())

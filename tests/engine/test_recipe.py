@@ -75,6 +75,7 @@ CATALOG = Catalog(
         entry("wrap", "technique", inner={"x-part": "layer"}),
         entry("felt", "layer", depth={"type": "integer", "default": 2}),
         entry("comb", "search", space={"type": "object", "x-space": True}),
+        entry("ask", "study"),
     ],
     {
         "training": {"properties": {"batch_size": {"type": "integer", "minimum": 1, "default": 32}}},
@@ -194,6 +195,43 @@ def test_a_search_space_is_checked_like_the_recipe() -> None:
     )
     assert "Did you mean 'lr'" in problems(text.format("optimizer.lrr", "[0.1]"))['search.space."optimizer.lrr"']
     assert problems(text.format("optimizer.lr", "{ low = 0.0, high = 1.0 }"))
+
+
+SPACE = (
+    WRITTEN
+    + """
+[search]
+use = "comb"
+[search.space]
+"optimizer" = [{ use = "runner" }, { use = "walker" }]
+"""
+)
+
+
+def test_a_conditional_axis_is_checked_beside_the_part_that_lets_it_count() -> None:
+    """Walker, the recipe's own optimizer, has no mode; runner has."""
+    mode = '"optimizer.mode" = {{ values = ["a", {}], when = {{ "optimizer.use" = [{}] }} }}\n'
+    assert problems(SPACE + mode.format('"b"', '"runner"')) == {}
+    where = 'search.space."optimizer.mode"'
+    assert '"c" is not one of "a", "b"' in problems(SPACE + mode.format('"c"', '"runner"'))[where]
+    assert "walker has no field 'mode'" in problems(SPACE + mode.format('"b"', '"runner", "walker"'))[where]
+    rate = '"optimizer.lr" = { low = 0.0, high = 1.0, when = { "optimizer.use" = ["runner", "walker"] } }\n'
+    assert "0.0 is not a number greater than 0" in problems(SPACE + rate)['search.space."optimizer.lr"']
+    chain = '"training.batch_size" = { values = [8, 0], when = { "optimizer.mode" = ["b"] } }\n'
+    found = problems(SPACE + mode.format('"b"', '"runner"') + chain)
+    assert list(found) == ['search.space."training.batch_size"']
+
+
+def test_whole_part_tables_are_checked_like_parts() -> None:
+    (sentence,) = problems(SPACE.replace("walker", "wlker").replace('use = "wlker"\nlr', 'use = "walker"\nlr')).values()
+    assert "there is no optimizer" in sentence and "walker" in sentence
+
+
+def test_a_recipe_plans_one_way() -> None:
+    assert Recipe.parse(WRITTEN).plan == "" and Recipe.parse(SPACE).plan == "search"
+    both = problems(SPACE + '[study]\nuse = "ask"\n')
+    words = "the recipe has a [search] and a [study]; a sweep carries out one of them: take the other away."
+    assert both == {"study": f"study: {words}"}
 
 
 def test_what_is_no_recipe_is_said_in_one_sentence(tmp_path: Path) -> None:

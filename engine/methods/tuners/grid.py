@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 
 from engine.fields import Space
-from engine.kit.spaces import axes
+from engine.kit.spaces import axes, combinations, count
 from engine.parts import Ask, Search, search
 
 
@@ -21,7 +21,8 @@ class Grid(Search):
     Cost: one run for each combination.
 
     Args:
-        space: What to vary: recipe path -> list of values.
+        space: What to vary: recipe path -> list of values, or {values, when}, which holds only when other paths have
+            certain values.
 
     Raises:
         ValueError: Where the space is empty, or a path has no list of distinct values.
@@ -33,15 +34,9 @@ class Grid(Search):
         self.asked = 0
 
     def total(self) -> int:
-        return math.prod(len(axis.values) for axis in self._axes)
+        return int(count(self._axes))
 
     def ask(self, n: int) -> list[Ask]:
         first, self.asked = self.asked, min(self.asked + n, self.total())
-        return [self._combination(number) for number in range(first, self.asked)]
-
-    def _combination(self, number: int) -> Ask:
-        changes, rest = {}, number
-        for axis in reversed(self._axes):
-            rest, place = divmod(rest, len(axis.values))
-            changes[axis.path] = axis.values[place]
-        return Ask(str(number), {axis.path: changes[axis.path] for axis in self._axes})
+        following = itertools.islice(combinations(self._axes), first, self.asked)
+        return [Ask(str(number), changes) for number, changes in enumerate(following, first)]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 
 from engine.fields import Count, Space
-from engine.kit.spaces import axes
+from engine.kit.spaces import axes, count, draw
 from engine.parts import Ask, Search, search
 
 TRIES = 1000  # draws for a configuration not drawn before; lists alone can make that rare
@@ -32,7 +31,8 @@ class Random(Search):
     Choices: a combination that was drawn before is drawn again.
 
     Args:
-        space: What to vary: recipe path -> list of values, or a range {low, high, log, whole}.
+        space: What to vary: recipe path -> list of values, or a range {low, high, log, whole}; either
+            may hold only when other paths have certain values.
         trials: How many configurations to try.
 
     Raises:
@@ -50,7 +50,7 @@ class Random(Search):
         self.rng = rng
 
     def total(self) -> int:
-        return int(min(self.trials, math.prod(axis.size for axis in self._axes)))
+        return int(min(self.trials, count(self._axes)))
 
     def ask(self, n: int) -> list[Ask]:
         first = len(self.drawn)
@@ -61,7 +61,7 @@ class Random(Search):
     def _draw(self) -> dict[str, Any]:
         changes: dict[str, Any] = {}
         for _ in range(TRIES):
-            changes = {axis.path: axis.draw(self.rng) for axis in self._axes}
+            changes = draw(self._axes, self.rng)
             if changes not in self.drawn:
                 break
         return changes
