@@ -34,6 +34,9 @@ SourceField = Annotated[Any, WithJsonSchema({"type": "string", "x-source": True}
 SourcesField = list[SourceField]
 # What a search varies: path -> list of values, or {low, high, log, whole}, or either with a condition ({values, when},
 # {low, high, ..., when}): see `engine.kit.spaces`.
+# What a part learns inside a run: path of a setting that is named `live` -> {low, high, log}; see `engine.kit.live`.
+Live = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-space": True, "x-live": True})]
+# What a search varies: path -> list of values, or {low, high, log, whole}.
 Space = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-space": True})]
 
 

@@ -7,7 +7,8 @@ A part is the PyTorch object that it is. Its constructor's signature is its form
 
 Parameters that the engine gives (an optimizer's ``params``, a model's ``offer``) are not in the form: see `GIVEN`.
 A part of any kind that tunes on the split "outer" says so: ``needs_outer = True`` (where it depends on its settings,
-`requires` asks `task.size("outer")`). A recipe without such a split is then refused.
+`requires` asks `task.size("outer")`). A recipe without such a split is then refused. A part whose numbers over time
+can be learned while it trains names those settings: ``live = ("rate",)``, and reads them with `Value.now`.
 Whatever a part keeps in attributes is checkpointed, tensors, generators, modules and plain data alike; an attribute
 whose name starts with an underscore is scratch that `setup` makes again.
 """
@@ -251,6 +252,7 @@ class Layer(nn.Module):
         side(**tensors)       called before each forward pass, in training and evaluation, with the batch's metadata
                               that `needs_side` names, one row a sample; a task without it is refused
         fold()                a plain module that computes the same in evaluation
+        weight_square()       the squared length of the weights it computes with: one number, or one a sample [B]
 
     The loss of a layer is asked for once a (micro-)batch, when the terms of its step are made: where a procedure
     passes the model several times, the last pass counts, which is the one that the step's output came from. A layer
@@ -351,13 +353,26 @@ class Schedule:
 
 @dataclass
 class Value:
-    """A number over time: a constant, or a base value times a schedule's factor."""
+    """A number over time: a constant, a base value times a schedule's factor, or one that is learned in the run.
+
+    A part that can compute with a tensor reads `now`, and names the setting in its class attribute ``live``: then
+    another part may learn it (see `engine.fields.Live`). What learns it puts a `tensor` here: one number, or, while a
+    batch passes, one for each of its samples (shape [B]). Between steps it is one number without a graph.
+    """
 
     value: float
     schedule: Schedule | None = None
+    tensor: Tensor | None = field(default=None, init=False, repr=False, compare=False)
 
     def at(self, progress: Progress) -> float:
+        """The number of the moment. One that is learned is on the device: it is read with `now`."""
+        if self.tensor is not None:
+            raise RuntimeError("A value that is learned is read with now(); at() is for numbers alone.")
         return self.value * self.schedule.factor(progress) if self.schedule else self.value
+
+    def now(self, progress: Progress) -> float | Tensor:
+        """The number of the moment, or the tensor where it is learned."""
+        return self.at(progress) if self.tensor is None else self.tensor
 
     @classmethod
     def of(cls, value: float | Value) -> Value:
@@ -439,6 +454,10 @@ class Procedure:
     uses: ClassVar[tuple[str, ...]] = ("model", "optimizer")
     offers: ClassVar[tuple[str, ...]] = ("gradients", "output")  # what techniques may read from it
     makes: ClassVar[tuple[str, ...]] = ("main",)  # the roles whose updates techniques may act on
+
+    def prepare_model(self, run: Run, model: nn.Module) -> nn.Module:
+        """The model to train, as the techniques left it, changed before any optimizer exists."""
+        return model
 
     def setup(self, run: Run) -> None:
         """Called once, when the model exists; roles are made here: ``run.add_role(name, module)``."""

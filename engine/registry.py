@@ -204,6 +204,8 @@ def settings_of(use: Mapping[str, Any]) -> dict[str, Any]:
 
 def _argument(field: Mapping[str, Any], value: Any) -> Any:
     field = unwrapped(field)
+    if isinstance(value, Value):  # one that is learned in the run: whoever reads it shares it
+        return value
     if "x-part" in field:
         return build(value) if value is not None else None
     if "x-parts" in field:

@@ -2,7 +2,8 @@
 
 A schema is the standard JSON Schema of the constructor's signature with a few extensions: ``x-part`` (the value names
 another part of that kind), ``x-parts`` (a list of them), ``x-value`` (a number, or one that follows a schedule),
-``x-source`` (the value names something trained elsewhere).
+``x-source`` (the value names something trained elsewhere),
+``x-space`` (paths of the recipe with what they may be), ``x-live`` (such paths that are learned inside a run).
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ def describe(schema: Mapping[str, Any]) -> str:
         return f'{a_kind(schema["x-part"])}, as {{ use = "..." }}'
     if "x-parts" in schema:
         return f'a list of {schema["x-parts"]} parts, each {{ use = "..." }}'
+    if schema.get("x-live"):
+        return 'what to learn and its range, such as { "techniques.0.rate" = { low = 0, high = 0.9 } }'
     if schema.get("x-space"):
         return 'what to vary, such as { "optimizer.lr" = [0.001, 0.01] }'
     if schema.get("x-source"):

@@ -33,7 +33,7 @@ from engine.parts import (
 )
 from engine.recipe import Recipe
 from engine.settings import show
-from engine.training import sources
+from engine.training import live, sources
 from engine.training.carry import Carried, carry
 from engine.training.data import Shuffled, set_apart
 from engine.training.random import derive_seed, forked
@@ -163,7 +163,8 @@ def clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy) -> list[P
         elif missing := _lacking(task, getattr(cls, "needs_side", ())):
             found.append(Problem(path, use["use"], missing))
     found += _precision(document) + _horizon(document) + _loss(document, task)
-    return found + _offers(document) + _outer(document, task) + _other_structure(document, task)
+    found += _offers(document) + _outer(document, task) + _other_structure(document, task)
+    return found + live.problems(_uses(document))
 
 
 def _uses(document: Any, path: str = "") -> list[tuple[str, Mapping[str, Any]]]:
@@ -315,16 +316,21 @@ def assemble(document: Mapping[str, Any], recorder: Recorder, device: torch.devi
 
 def _build_run(document: Mapping[str, Any], task: Task, recorder: Recorder, device: torch.device) -> Run:
     """The parts, and the model as the techniques prepare it."""
-    model = _build("model", document["model"], task.offer)
-    techniques = [_build(f"techniques.{i}", t) for i, t in enumerate(enabled(document["techniques"]))]
-    procedure = _build("procedure", document["procedure"])
-    loss = _build("loss", document["loss"]) if document["loss"] else None
+    values = live.values(_uses(document), device)
+    parts = live.placed(document, values)
+    model = _build("model", parts["model"], task.offer)
+    techniques = [_build(f"techniques.{i}", t) for i, t in enumerate(enabled(parts["techniques"]))]
+    procedure = _build("procedure", parts["procedure"])
+    loss = _build("loss", parts["loss"]) if parts["loss"] else None
     run = Run(document, task, model, procedure, techniques, loss, device, recorder)
+    run.live = values
     run.stream = Shuffled(run.columns_of("train"), document["training"]["batch_size"], run.rng("data order"))
     run.steps = total_steps(document["budget"], run.steps_per_epoch)
     for i, technique in enumerate(techniques):
         with refusing(f"techniques.{i}", info(technique).id):
             run.model = technique.prepare_model(run, run.model)
+    with refusing("procedure", info(procedure).id):
+        run.model = procedure.prepare_model(run, run.model)
     run.model.to(device)
     return run
 
@@ -371,7 +377,8 @@ def _make_players(run: Run) -> None:
         run.default_optimizer = partial(_optimizer, document["optimizer"])
     if document["schedule"]:
         run.default_schedule = partial(_schedule, document["schedule"])
-    run.procedure.setup(run)
+    with refusing("procedure", info(run.procedure).id):
+        run.procedure.setup(run)
     if not run.roles:
         run.add_role("main", run.model, optimizer=None if "optimizer" in run.procedure.uses else False)
 

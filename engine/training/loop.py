@@ -371,6 +371,7 @@ class Trainer:
             "loss": capture(run.loss) if run.loss is not None else None,
             "stream": run.stream.state(),
             "further": {key: {"size": s.batch_size, **s.state()} for key, s in run.further.items()},
+            "live": {path: value.tensor for path, value in run.live.items()},
             "streams": run.streams.state(),
             "torch": global_state(run.device),
             "metrics": dict(self.metrics),
@@ -395,6 +396,9 @@ class Trainer:
         for key, saved in state.get("further", {}).items():
             split, _, name = key.partition("/")
             run.stream_of(split, name, saved["size"]).load(saved)
+        for path, tensor in state.get("live", {}).items():
+            if path in run.live:
+                run.live[path].tensor = tensor.to(run.device)
         run.streams.load(state["streams"])
         set_global_state(state["torch"], run.device)
         run.step, run.seconds = state["step"], state["seconds"]

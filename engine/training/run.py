@@ -81,6 +81,7 @@ class Run:
         self.draw: dict[str, Tensor] | None = None
         self.stream: Shuffled | None = None
         self.further: dict[str, Shuffled] = {}
+        self.live: dict[str, Value] = {}  # the settings that a part of this run learns, by path
         self.default_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None
         self.default_schedule: Callable[[], Schedule | None] = lambda: None
         self._columns: dict[str, Columns] = {}
@@ -202,8 +203,11 @@ class Run:
             for name, term in terms.items():
                 self.log(f"{prefix}/term/{name}", term.detach().mean())
 
-    def add_role(self, name: str, module: nn.Module, optimizer: Any = None, schedule: Schedule | None = None) -> Role:
-        """Makes a player: a module with an optimizer (None: the recipe's, built anew; False: none) and a schedule."""
+    def add_role(self, name: str, module: nn.Module, optimizer: Any = None, schedule: Any = None) -> Role:
+        """Makes a player: a module with an optimizer and a schedule (None: the recipe's, built anew; False: none).
+
+        An optimizer is a function from parameter groups to one, as a field `OptimizerPart` gives it.
+        """
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         role = Role(name, module, [n for n, _ in named], [p for _, p in named])
         make = self.default_optimizer if optimizer is None else optimizer
@@ -211,7 +215,7 @@ class Run:
             role.optimizer = make(self._groups(module, named))
             role.base = [dict(group) for group in role.optimizer.param_groups]
             role.external = not is_part(role.optimizer) or info(role.optimizer).lr == "external"
-            role.schedule = schedule or self.default_schedule()
+            role.schedule = self.default_schedule() if schedule is None else schedule or None
             role.lr = role.base[0].get("lr", math.nan)
             if hasattr(role.optimizer, "attach") or getattr(role.optimizer, "closure", False):
                 role.oracle = Oracle(module, self._oracle_terms, autocast=self.autocast, before=self.give_side)
@@ -331,6 +335,9 @@ class Run:
         if self.keep_draw:
             self.draw = global_state(self.device)
         self.tick(self.progress)
+        if self.live and self.step % DETAIL_EVERY == 0:
+            for path, value in self.live.items():
+                self.log(f"value/{path}", value.tensor)  # type: ignore[arg-type]
         if self._values and self.step % DETAIL_EVERY == 0:
             at = self.progress
             for name, value in self._values:

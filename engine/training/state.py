@@ -63,7 +63,9 @@ def _encode(value: Any, where: str) -> Any:
     if isinstance(value, torch.optim.Optimizer):
         return {"$optimizer": value.state_dict()}
     if _nested(value):
-        return {"$part": {k: _encode(v, f"{where}.{k}") for k, v in vars(value).items() if not k.startswith("_")}}
+        settings = settings_names(value)
+        kept = {k: v for k, v in vars(value).items() if not k.startswith("_") and (k not in settings or _nested(v))}
+        return {"$part": {k: _encode(v, f"{where}.{k}") for k, v in kept.items()}}
     if isinstance(value, dict):
         return {"$dict": [(k, _encode(v, f"{where}[{k!r}]")) for k, v in value.items()]}
     if isinstance(value, list | tuple | set | frozenset):

@@ -43,6 +43,7 @@ class Everything:
         fraction_over_time: fields.FractionOverTime = 1.0,
         sites: fields.Sites = "norm",
         space: fields.Space = {},  # noqa: B006
+        live: fields.Live = {},  # noqa: B006
         source: fields.SourceField = None,
         sources: fields.SourcesField = [],  # noqa: B006
         layer: fields.LayerPart = None,
@@ -80,6 +81,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "fraction_over_time": {"type": "number", "minimum": 0, "maximum": 1, "x-value": True},
     "sites": {"type": "string", "x-sites": True},
     "space": {"type": "object", "x-space": True},
+    "live": {"type": "object", "x-space": True, "x-live": True},
     "source": {"type": "string", "x-source": True},
     "sources": {"type": "array", "items": {"type": "string", "x-source": True}},
     "layer": {"x-part": "layer"},
