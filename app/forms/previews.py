@@ -348,7 +348,7 @@ class OrderPanel(Panel):
     def __init__(self, document: RecipeDocument):
         super().__init__("Order", "Which technique acts when, in one step, comes here.")
         self.document = document
-        self.table = Table(("position", "parts that act there"), "Order of the parts in one step", stretch=1)
+        self.table = Table(("place", "parts that act there"), "Order of the parts in one step", stretch=1)
         self.table.hide()
         self.column.addWidget(self.table, 1)
 
@@ -360,7 +360,7 @@ class OrderPanel(Panel):
         for row in answer["order"]:
             names = [parts[part].name if part in parts else part for part in row["parts"]]
             rows.append((row["position"], ", ".join(names) or "the engine"))
-        self.line.setText("One update, from top to bottom. The recipe's order decides inside a position.")
+        self.line.setText("One step, from top to bottom. The recipe's order decides inside a place.")
         self.table.show_rows(rows)
         self.table.show()
 

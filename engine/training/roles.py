@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from engine.parts import POSITIONS, Progress, Schedule, Terms, info
+from engine.parts import POSITIONS, Progress, Schedule, Technique, Terms, info
 from engine.training.oracle import Oracle, total_of
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 OWN = ("backward", "unscale", "step")  # the positions that the engine itself fills
 BEFORE = tuple(p for p in POSITIONS[: POSITIONS.index("step")] if p not in OWN)
 AFTER = tuple(p for p in POSITIONS[POSITIONS.index("step") + 1 :] if p not in OWN)
+AT_EPOCHS = ("on_epoch_end", "after_evaluation", "after_epoch")
 Hook = Callable[["Run", "Role"], None]
 
 
@@ -79,13 +80,20 @@ def collect_hooks(role: Role, techniques: list[Any]) -> None:
 
 
 def order_of(techniques: list[Any]) -> list[dict[str, Any]]:
-    """The effective order of the update: each position with the parts that act there."""
-    rows = []
-    for position in POSITIONS:
-        acting = [info(t).id for t in techniques if hasattr(t, position)]
-        if acting or position in OWN:
-            rows.append({"position": position, "parts": acting})
-    return rows
+    """The effective order of a step: each place with the parts that act there, once before the first step ("model"),
+    then on the batch, on the loss terms, at each position of the update, and at the end of an epoch."""
+    rows = [
+        _acting("model", techniques, lambda t: type(t).prepare_model is not Technique.prepare_model),
+        _acting("batch", techniques, lambda t: hasattr(t, "on_batch")),
+        _acting("terms", techniques, lambda t: hasattr(t, "on_terms")),
+        *(_acting(p, techniques, lambda t, p=p: hasattr(t, p)) for p in POSITIONS),
+        _acting("epoch", techniques, lambda t: any(hasattr(t, hook) for hook in AT_EPOCHS)),
+    ]
+    return [row for row in rows if row["parts"] or row["position"] in OWN]
+
+
+def _acting(position: str, techniques: list[Any], acts: Callable[[Any], bool]) -> dict[str, Any]:
+    return {"position": position, "parts": [info(t).id for t in techniques if acts(t)]}
 
 
 def update(run: Run, role: Role, terms: Terms, weight: Tensor | None = None) -> Tensor:

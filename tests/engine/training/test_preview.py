@@ -76,7 +76,25 @@ def test_values_over_time_have_their_curve() -> None:
     found = of(techniques=[{"use": "gradient-noise", "eta": over_time}])
     curve = found["schedule"]["series"]["gradient-noise.eta"]
     assert curve[0] == pytest.approx(2.0) and curve == sorted(curve, reverse=True) and curve[-1] < 0.01
-    assert [entry["parts"] for entry in found["order"]], "the order of the techniques is told"
+
+
+def test_the_order_of_a_step_does_not_follow_the_recipes() -> None:
+    names = ["switch-ema", "gradient-noise", "gradient-clipping", "elr", "pgd-adversarial-training", "replace"]
+    techniques: list[dict[str, Any]] = [{"use": name} for name in names]
+    techniques[-1]["layer"] = {"use": "weight-norm"}
+    acting = [(row["position"], row["parts"]) for row in of(techniques=techniques)["order"]]
+    assert acting == [
+        ("model", ["replace"]),
+        ("batch", ["pgd-adversarial-training"]),
+        ("terms", ["elr"]),
+        ("backward", []),
+        ("unscale", []),
+        ("clip", ["gradient-clipping"]),
+        ("noise", ["gradient-noise"]),
+        ("step", []),
+        ("average", ["switch-ema"]),
+        ("epoch", ["switch-ema"]),
+    ]
 
 
 def test_an_open_budget_has_no_curve() -> None:
