@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,12 +26,12 @@ from app.curves import Curve
 from app.forms.fields import toml_text
 from app.forms.figures import FigureView
 from app.places import Context, label
+from app.questions import Question
 from app.recipes import RecipeDocument
 from app.theme import SPACE_M, SPACE_S
 from engine.errors import Problem
 
 SETTLE_MS = 350
-POLL_MS = 120
 PATIENCE_S = 90.0
 SPLITS = ("train", "val", "test", "outer")
 WORKING = "The engine works it out …"
@@ -52,10 +51,13 @@ class Previewer(QObject):
         self.state = ""
         self.sites: dict[str, list[str]] = {}
         self._text = ""  # what was asked last
-        self._command: int | None = None
-        self._asked = 0.0
-        self._settle = _timer(self, SETTLE_MS, self._ask)
-        self._poll = _timer(self, POLL_MS, self._look)
+        self._question = Question(context, PATIENCE_S, self)
+        self._question.answered.connect(self._take)
+        self._question.failed.connect(self._failed)
+        self._settle = QTimer(self)
+        self._settle.setSingleShot(True)
+        self._settle.setInterval(SETTLE_MS)
+        self._settle.timeout.connect(self._ask)
         document.changed.connect(self._changed)
         document.checked.connect(self._changed)
 
@@ -69,7 +71,7 @@ class Previewer(QObject):
         if not self.active or self.document.catalog is None:
             return
         if self.document.text == self._text:
-            self._say(WORKING if self._command is not None else "")
+            self._say(WORKING if self._question.open else "")
             return
         self._say("" if self._readable() else "The preview comes back when the problems are gone.")
         if self._readable():
@@ -87,45 +89,10 @@ class Previewer(QObject):
         if not self._readable() or text == self._text:
             return
         self._text = text
-        self._command = None
-        self._poll.stop()
         self._say(WORKING)
-        asked = text
-
-        def got(command: int) -> None:
-            if asked == self._text:
-                self._command, self._asked = command, time.monotonic()
-                self._poll.start()
-
-        self.context.engine.ask(
-            lambda engine: engine.preview(asked), got, key="preview", failed=self._failed, owner=self
-        )
-
-    def _look(self) -> None:
-        command = self._command
-        if command is None:
-            return
-        if time.monotonic() - self._asked > PATIENCE_S:
-            self._failed(TimeoutError("The engine has not answered. Change the recipe to ask again."))
-            return
-
-        def got(answer: Mapping[str, Any] | None) -> None:
-            if command != self._command:
-                return
-            if answer is None:
-                self._poll.start()
-                return
-            self._command = None
-            self._take(answer)
-
-        self.context.engine.ask(
-            lambda engine: engine.answer(command), got, key="preview-answer", failed=self._failed, owner=self
-        )
+        self._question.ask(lambda engine: engine.preview(text))
 
     def _take(self, answer: Mapping[str, Any]) -> None:
-        if "error" in answer:
-            self._failed(RuntimeError(str(answer["error"])))
-            return
         self._say("")
         found = [Problem(p["path"], p.get("value"), p["message"]) for p in answer.get("problems", [])]
         if answer.get("sites"):
@@ -134,23 +101,13 @@ class Previewer(QObject):
         self.answered.emit(dict(answer))
 
     def _failed(self, error: Exception) -> None:
-        self._command = None
         self._text = ""
-        self._poll.stop()
         self._say(f"There is no preview: {str(error) or type(error).__name__}")
 
     def _say(self, sentence: str) -> None:
         if sentence != self.state:
             self.state = sentence
             self.state_changed.emit(sentence)
-
-
-def _timer(parent: QObject, milliseconds: int, run: Any) -> QTimer:
-    timer = QTimer(parent)
-    timer.setSingleShot(True)
-    timer.setInterval(milliseconds)
-    timer.timeout.connect(run)
-    return timer
 
 
 class Panel(QWidget):

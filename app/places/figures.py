@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
-from PySide6.QtCore import Qt, QTimer
+from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
 from app.forms.fields import UNSET, FormContext
 from app.forms.figures import FigureView
 from app.forms.parts import PartField
 from app.places import Context, button, label
+from app.questions import Question
 from app.theme import SPACE_M, SPACE_S, SPACE_XS
 from engine.catalog import Catalog
 from engine.errors import Problem
 from engine.recipe import Recipe
 
 AT = "probes.0"  # where the probe stands in the recipe that checks it
-POLL_MS = 150
 PATIENCE_S = 600.0
 FIGURE_HEIGHT = 230
 MOST = 24
@@ -57,12 +56,10 @@ class FiguresPage(QWidget):
         self.run: dict[str, Any] = {}
         self.use: dict[str, Any] = {}
         self.cards: dict[tuple[str, str], FigureCard] = {}
-        self._command: int | None = None
         self._looked_at = ""
-        self._asked = 0.0
-        self._poll = QTimer(self)
-        self._poll.setInterval(POLL_MS)
-        self._poll.timeout.connect(self._ask_answer)
+        self._question = Question(context, PATIENCE_S, self)
+        self._question.answered.connect(self._answered)
+        self._question.failed.connect(self._failed)
         self._build()
         context.catalog_ready.connect(self._take_catalog)
         if context.catalog is not None:
@@ -133,7 +130,7 @@ class FiguresPage(QWidget):
             why = str(problems[0])
         elif not self.run.get("checkpoints"):
             why = "The run has no checkpoint yet, so there is nothing to look at."
-        elif self._command is not None:
+        elif self._question.open:
             why = "A probe is looking."
         self.look.setEnabled(not why)
         self.look.setToolTip(why or "Runs this probe on the run's newest checkpoint.")
@@ -143,33 +140,13 @@ class FiguresPage(QWidget):
     def ask_look(self) -> None:
         """Has the engine run the probe; the figures come when it is done."""
         run, use = str(self.run["id"]), dict(self.use)
-        self._looked_at, self._command, self._asked = run, -1, time.monotonic()
+        self._looked_at = run
+        self._question.ask(lambda engine: engine.probe(run, use))
         self._enable([])
         name = self.forms.catalog.parts[use["use"]].name
         self._say(f"{name} looks at the newest checkpoint …")
-        self.context.engine.ask(lambda engine: engine.probe(run, use), self._begun, failed=self._failed, owner=self)
 
-    def _begun(self, command: int) -> None:
-        self._command = command
-        self._poll.start()
-
-    def _ask_answer(self) -> None:
-        command = self._command
-        if command is None:
-            return
-        if time.monotonic() - self._asked > PATIENCE_S:
-            self._failed(TimeoutError("The engine has not answered in ten minutes. Look again, or see its log."))
-            return
-        self.context.engine.ask(
-            lambda engine: engine.answer(command), self._answered, key="probe-answer", failed=self._failed, owner=self
-        )
-
-    def _answered(self, answer: Mapping[str, Any] | None) -> None:
-        if answer is None or self._command is None:
-            return
-        if "error" in answer:
-            self._failed(RuntimeError(str(answer["error"])))
-            return
+    def _answered(self, _answer: dict[str, Any]) -> None:
         self._end("")
         if self._looked_at == self.run.get("id"):
             self.read()
@@ -179,8 +156,6 @@ class FiguresPage(QWidget):
         self._end(f"There is no figure: {reason}", "bad")
 
     def _end(self, sentence: str, role: str = "small") -> None:
-        self._poll.stop()
-        self._command = None
         self._say(sentence, role)
         self._enable(self.problems())
 
@@ -196,7 +171,7 @@ class FiguresPage(QWidget):
 
     def show_run(self, run: dict[str, Any]) -> None:
         """Shows another run, or that this one has come further."""
-        if run["id"] != self.run.get("id") and self._command is None:
+        if run["id"] != self.run.get("id") and not self._question.open:
             self._say("")
         self.run = run
         self._enable(self.problems())

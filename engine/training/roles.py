@@ -83,17 +83,17 @@ def order_of(techniques: list[Any]) -> list[dict[str, Any]]:
     """The effective order of a step: each place with the parts that act there, once before the first step ("model"),
     then on the batch, on the loss terms, at each position of the update, and at the end of an epoch."""
     rows = [
-        _acting("model", techniques, lambda t: type(t).prepare_model is not Technique.prepare_model),
-        _acting("batch", techniques, lambda t: hasattr(t, "on_batch")),
-        _acting("terms", techniques, lambda t: hasattr(t, "on_terms")),
-        *(_acting(p, techniques, lambda t, p=p: hasattr(t, p)) for p in POSITIONS),
-        _acting("epoch", techniques, lambda t: any(hasattr(t, hook) for hook in AT_EPOCHS)),
+        _acting("model", [t for t in techniques if type(t).prepare_model is not Technique.prepare_model]),
+        _acting("batch", [t for t in techniques if hasattr(t, "on_batch")]),
+        _acting("terms", [t for t in techniques if hasattr(t, "on_terms")]),
+        *(_acting(position, [t for t in techniques if hasattr(t, position)]) for position in POSITIONS),
+        _acting("epoch", [t for t in techniques if any(hasattr(t, hook) for hook in AT_EPOCHS)]),
     ]
     return [row for row in rows if row["parts"] or row["position"] in OWN]
 
 
-def _acting(position: str, techniques: list[Any], acts: Callable[[Any], bool]) -> dict[str, Any]:
-    return {"position": position, "parts": [info(t).id for t in techniques if acts(t)]}
+def _acting(position: str, techniques: list[Any]) -> dict[str, Any]:
+    return {"position": position, "parts": [info(t).id for t in techniques]}
 
 
 def update(run: Run, role: Role, terms: Terms, weight: Tensor | None = None) -> Tensor:
