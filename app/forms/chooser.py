@@ -38,6 +38,7 @@ from engine.catalog import Entry
 Index = QModelIndex | QPersistentModelIndex
 ENTRY = Qt.ItemDataRole.UserRole
 EVIDENCE = Qt.ItemDataRole.UserRole + 1
+REASON = Qt.ItemDataRole.UserRole + 2
 LINE_HEIGHT = 44
 POPUP = QSize(460, 420)
 
@@ -77,6 +78,7 @@ class EntryModel(QAbstractListModel):
         super().__init__(parent)
         self.entries: list[Entry] = []
         self.evidence: Measured = {}
+        self.reasons: Mapping[str, str] = {}
 
     def show_entries(self, entries: Sequence[Entry]) -> None:
         if [entry.id for entry in entries] != [entry.id for entry in self.entries] or entries != self.entries:
@@ -89,6 +91,12 @@ class EntryModel(QAbstractListModel):
         self.evidence = evidence
         if self.entries:
             self.dataChanged.emit(self.index(0), self.index(len(self.entries) - 1), [EVIDENCE])
+
+    def show_reasons(self, reasons: Mapping[str, str]) -> None:
+        """Which parts do not fit, and why."""
+        self.reasons = reasons
+        if self.entries:
+            self.dataChanged.emit(self.index(0), self.index(len(self.entries) - 1), [REASON])
 
     def row_of(self, part: str) -> int:
         return next((row for row, entry in enumerate(self.entries) if entry.id == part), -1)
@@ -106,11 +114,16 @@ class EntryModel(QAbstractListModel):
             return entry
         if role == EVIDENCE:
             return next(iter(self.evidence.get(entry.id, ())), None)
+        reason = self.reasons.get(entry.id, "")
+        if role == REASON:
+            return reason
+        if role == Qt.ItemDataRole.ToolTipRole and reason:
+            return f"{entry.summary}\nDoes not fit: {reason}"
         if role == Qt.ItemDataRole.ToolTipRole:
             measured = next(iter(self.evidence.get(entry.id, ())), None)
             return f"{entry.summary}\n{spoken(measured)}" if measured else entry.summary
         if role == Qt.ItemDataRole.AccessibleTextRole:
-            return f"{entry.name}, {entry.slot}. {entry_line(entry)}"
+            return f"{entry.name}, {entry.slot}. {f'Does not fit: {reason}' if reason else entry_line(entry)}"
         return None
 
 
@@ -140,12 +153,13 @@ class EntryDelegate(QStyledItemDelegate):
             right = self._spark(
                 painter, QRect(top.left(), top.top(), right - top.left(), top.height()), evidence, option
             )
+        reason = index.data(REASON)
         painter.setFont(bold)
-        painter.setPen(palette.color(QPalette.ColorRole.Text))
+        painter.setPen(muted if reason else palette.color(QPalette.ColorRole.Text))
         draw_text(painter, QRect(top.left(), top.top(), right - top.left() - SPACE_S, top.height()), entry.name)
         painter.setFont(small)
         painter.setPen(muted)
-        draw_text(painter, bottom, entry_line(entry))
+        draw_text(painter, bottom, f"Does not fit: {reason}" if reason else entry_line(entry))
 
     def _spark(self, painter: QPainter, rect: QRect, evidence: Mapping[str, Any], option: QStyleOptionViewItem) -> int:
         """A dot that says whether the claim held here; returns the left edge of what it took."""
@@ -252,6 +266,10 @@ class Chooser(QFrame):
         self._filter("")
         row = self.list.entries.row_of(current) if current else 0
         self.list.setCurrentIndex(self.list.entries.index(max(row, 0)))
+
+    def show_reasons(self, reasons: Mapping[str, str]) -> None:
+        """Which of the parts do not fit, and why: they turn grey, and can be chosen all the same."""
+        self.list.entries.show_reasons(reasons)
 
     def open_at(self, widget: QWidget) -> None:
         """Shows it under a widget, inside the screen."""

@@ -57,6 +57,7 @@ class FormContext:
     paths: Callable[[], list[str]] = list  # the settings of the recipe that a search may vary
     sites: Callable[[], Mapping[str, Sequence[str]]] = dict  # the model's modules by role, as far as they are known
     open_card: Callable[[str], None] = field(default=lambda part: None)
+    judge: Callable[[str, Any], None] = field(default=lambda section, chooser: None)  # greys what does not fit there
 
 
 class Field(QWidget):

@@ -181,6 +181,7 @@ class PartPane(QWidget):
         entries = catalog.of_kind(section.kind)
         chooser = Chooser(entries, section.kind, self.document.use(self.path), self)
         chooser.chosen.connect(lambda use: self.document.choose(self.path, use))
+        self.context.judge(section.name, chooser)
         chooser.open_at(self.chooser_button)
 
     def _open_card(self) -> None:

@@ -38,6 +38,7 @@ from app.forms.previews import (
 from app.forms.toml import TomlPane
 from app.icons import icon
 from app.places import CatalogState, Context, Place, button, label
+from app.questions import Question
 from app.recipes import RecipeDocument, blank, section_of, trial_of
 from app.theme import SPACE_M, SPACE_S
 from engine.catalog import Catalog
@@ -49,6 +50,7 @@ DRAFT = "recipe.toml"  # in the workspace: what stands in the builder, saved as 
 STARTERS = RESOURCES / "recipes"
 AUTOSAVE_MS = 400
 MOST_SEEDS = 100
+JUDGE_PATIENCE_S = 60.0
 
 
 class RecipePlace(Place):
@@ -173,7 +175,11 @@ class RecipePlace(Place):
 
     def _build(self) -> None:
         form_context = FormContext(
-            Catalog([]), self._paths, lambda: self.previewer.sites, lambda part: self.context.go("library", part=part)
+            Catalog([]),
+            self._paths,
+            lambda: self.previewer.sites,
+            lambda part: self.context.go("library", part=part),
+            self._judge,
         )
         self.outline = Outline(self.document, self.context.theme)
         self.pane = PartPane(self.document, form_context, CatalogState(self.context))
@@ -341,7 +347,15 @@ class RecipePlace(Place):
         kind = BY_NAME[section].kind
         chooser = Chooser(catalog.of_kind(kind), kind, None, self.outline)
         chooser.chosen.connect(lambda use: self._add(section, use))
+        self._judge(section, chooser)
         chooser.open_at(self.outline)
+
+    def _judge(self, section: str, chooser: Chooser) -> None:
+        """Has the engine say which parts the section cannot take; the popup need not wait for it."""
+        question = Question(self.context, JUDGE_PATIENCE_S, chooser)
+        question.answered.connect(lambda answer: chooser.show_reasons(answer.get("reasons", {})))
+        text = self.document.text
+        question.ask(lambda engine: engine.fits(text, section))
 
     def _add(self, section: str, use: str) -> None:
         path = self.document.add(section, use)

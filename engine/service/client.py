@@ -174,6 +174,10 @@ class Engine:
         """Asks for model, schedule, data and problems of a recipe; a newer question replaces one not yet begun."""
         return self._ask("preview", None, recipe=recipe_text, client=self._client)
 
+    def fits(self, recipe_text: str, section: str) -> int:
+        """Asks which parts a section of a recipe cannot take, and why; a newer question replaces an older one."""
+        return self._ask("fits", None, recipe=recipe_text, section=section, client=self._client)
+
     def probe(self, run: str, probe: Mapping[str, Any]) -> int:
         """Asks for a probe of a saved run; its figures appear in the log."""
         return self._ask("probe", run, probe=dict(probe))

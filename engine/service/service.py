@@ -85,6 +85,7 @@ class Service:
             "prioritize": self._prioritize,
             "delete": lambda command: {"result": verbs.delete(self.log, self.workspace, self._run(command))},
             "preview": self._keep_question,
+            "fits": self._keep_question,
             "probe": self._keep_question,
         }
 
@@ -256,9 +257,9 @@ class Service:
         args = command["args"]
         if time.time() - command["created"] > STALE_QUESTION:
             raise ServiceError("The question is too old: nobody waits for its answer. Ask again.")
-        if command["verb"] == "preview":
+        if command["verb"] in ("preview", "fits"):
             if not isinstance(args.get("recipe"), str):
-                raise ServiceError("A preview needs the recipe's text.")
+                raise ServiceError(f"The question {command['verb']!r} needs the recipe's text.")
             # While someone types, only the newest text matters.
             for older in [q for q in self._questions if _same_asker(q, command)]:
                 self._questions.remove(older)

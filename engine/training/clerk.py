@@ -17,7 +17,7 @@ from engine.recipe import Recipe
 from engine.training import checkpoint, sources
 from engine.training.assemble import assemble, filled
 from engine.training.loop import Trainer
-from engine.training.preview import preview
+from engine.training.preview import fits, preview
 from engine.training.recorder import Recorder
 from engine.workspace import Workspace
 
@@ -28,11 +28,14 @@ def answer(question: dict[str, Any], workspace: Workspace | None) -> dict[str, A
     if verb == "preview":
         with sources.around(workspace=workspace):
             return preview(question["recipe"])
+    if verb == "fits":
+        with sources.around(workspace=workspace):
+            return {"reasons": fits(question["recipe"], question["section"])}
     if verb == "probe":
         if workspace is None:
             raise AthanorError("A probe of a run needs a workspace.")
         return look(workspace, question["run"], question["probe"])
-    raise AthanorError(f"The clerk does not know {verb!r}; it knows preview and probe.")
+    raise AthanorError(f"The clerk does not know {verb!r}; it knows preview, fits and probe.")
 
 
 def look(workspace: Workspace, id: str, use: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from engine import registry
-from engine.errors import RecipeError
+from engine.errors import Problem, RecipeError
+from engine.kit.anatomy import Anatomy
 from engine.parts import Batch, Progress, Schedule, Splits, Task
-from engine.recipe import Recipe
+from engine.recipe import BY_NAME, Recipe
+from engine.settings import fill_use
 from engine.training.assemble import (
     anatomy_of,
     build_search,
@@ -72,6 +74,50 @@ def check_study(recipe: Recipe, document: Mapping[str, Any]) -> None:
         for path, value in ask.changes.items():
             trial.set(path, value)
         trial.require(catalog)
+
+
+def fits(text: str, section: str) -> dict[str, str]:
+    """Which parts a section of a recipe cannot take as the rest of it stands: id -> why. The others fit.
+
+    A part is judged with its default settings in the section's place (in a list: after what is there), by the problems
+    that it adds. What it lacks only because a setting must still be chosen is no reason against it, and a task is
+    judged by nothing.
+    """
+    catalog = registry.catalog()
+    recipe = Recipe.parse(text)
+    at = BY_NAME[section]
+    if not at.many:
+        recipe.remove(section)
+    document = with_model(recipe.filled(catalog))
+    if at.kind == "task" or not document["task"]:
+        return {}
+    try:
+        task = build_task(document)
+        anatomy = None if at.kind == "model" else anatomy_of(sketch(document, task))
+        before = [] if anatomy is None else clashes(document, task, anatomy)
+    except RecipeError:
+        return {}  # what stands there must be mended before anything else can be judged
+    found = {}
+    for entry in catalog.of_kind(at.kind):
+        if any(name not in entry.defaults() for name in entry.schema["required"]):
+            continue
+        use = fill_use({"use": entry.id}, catalog)
+        trial = {**document, section: [*document[section], use] if at.many else use}
+        added = [problem for problem in _clashes(trial, task, anatomy) if problem not in before]
+        if added:
+            found[entry.id] = added[0].message
+    return found
+
+
+def _clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy | None) -> list[Problem]:
+    """What is wrong with a filled recipe; without an anatomy, whether its model can be built for the task."""
+    try:
+        if anatomy is not None:
+            return clashes(document, task, anatomy)
+        sketch(document, task)
+    except RecipeError as error:
+        return error.problems
+    return []
 
 
 def _problem(problem: Any) -> dict[str, Any]:

@@ -69,8 +69,8 @@ class Person:
 
     def pick(self, words: str) -> None:
         """Types into the open chooser and takes what it finds."""
-        self.wait(lambda: _chooser() is not None, 5)
-        chooser = _chooser()
+        self.wait(lambda: open_chooser() is not None, 5)
+        chooser = open_chooser()
         assert chooser is not None
         QTest.keyClicks(chooser.search, words)
         QTest.keyClick(chooser.search, Qt.Key.Key_Return)
@@ -121,6 +121,6 @@ class Person:
         return next(run for run in self.runs() if run["id"] == id)
 
 
-def _chooser() -> Chooser | None:
+def open_chooser() -> Chooser | None:
     found = [w for w in QApplication.topLevelWidgets() if isinstance(w, Chooser) and w.isVisible()]
     return found[0] if found else None

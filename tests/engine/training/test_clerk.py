@@ -62,7 +62,7 @@ def test_a_probe_of_a_saved_run_is_kept_with_it(workspace: Workspace, log: Log) 
 def test_what_it_cannot_do_is_said(workspace: Workspace, log: Log) -> None:
     run = log.create_run(RECIPE)
     questions: list[tuple[dict[str, Any], Workspace | None, str]] = [
-        ({"verb": "sing"}, workspace, "The clerk does not know 'sing'; it knows preview and probe."),
+        ({"verb": "sing"}, workspace, "The clerk does not know 'sing'; it knows preview, fits and probe."),
         ({"verb": "probe", "run": "none", "probe": PROBE}, workspace, "There is no run none."),
         ({"verb": "probe", "run": run, "probe": PROBE}, workspace, f"Run {run} has no checkpoint yet"),
         ({"verb": "probe", "run": run, "probe": PROBE}, None, "A probe of a run needs a workspace."),

@@ -12,7 +12,7 @@ from engine import registry
 from engine.recipe import Recipe, merge
 from engine.training.assemble import filled
 from engine.training.loop import train
-from engine.training.preview import preview
+from engine.training.preview import fits, preview
 from engine.training.recorder import Memory
 from engine.workspace import RESOURCES
 
@@ -95,6 +95,24 @@ def test_the_order_of_a_step_does_not_follow_the_recipes() -> None:
         ("average", ["switch-ema"]),
         ("epoch", ["switch-ema"]),
     ]
+
+
+def test_what_does_not_fit_a_section_is_told_with_the_reason() -> None:
+    text = Recipe.of(merge(BASE, {"task": {"use": "python-text"}, "model": {"use": "transformer"}})).text()
+    models = fits(text, "model")
+    assert "tokens" in models["mlp"] and "transformer" not in models
+    techniques = fits(text, "techniques")
+    assert "tokens" in techniques["pgd-adversarial-training"]
+    assert not {"gradient-clipping", "replace"} & set(techniques), "what needs a setting first is not refused for it"
+    assert fits(text, "task") == {} == fits(text, "schedule")
+
+
+def test_what_fits_is_judged_by_the_problems_that_it_adds() -> None:
+    narrow, wide = (Recipe.of(merge(BASE, {"model": {"hidden": [width, width]}})) for width in (20, 16))
+    assert "multiple of 8" in fits(narrow.text(), "techniques")["progressive-gradient-flow-nm"]
+    assert "progressive-gradient-flow-nm" not in fits(wide.text(), "techniques")
+    broken = Recipe.of(merge(BASE, {"task": {"use": "python-text"}}))
+    assert fits(broken.text(), "techniques") == {}, "nothing can be judged before the model fits"
 
 
 def test_an_open_budget_has_no_curve() -> None:
