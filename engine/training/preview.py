@@ -88,11 +88,11 @@ def fits(text: str, section: str) -> dict[str, str]:
     at = BY_NAME[section]
     if not at.many:
         recipe.remove(section)
-    document = with_model(recipe.filled(catalog))
+    document = recipe.filled(catalog)
     if at.kind == "task" or not document["task"]:
         return {}
     try:
-        task = build_task(document)
+        task = build_task(with_model(document))
         anatomy = None if at.kind == "model" else anatomy_of(sketch(document, task))
         before = [] if anatomy is None else clashes(document, task, anatomy)
     except RecipeError:
