@@ -11,7 +11,7 @@ from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QVBoxLayout, QWidget
 
 from app.comparing.panels import Choice
-from app.forms.fields import FormContext
+from app.forms.around import form_context
 from app.forms.pane import PartPane
 from app.forms.previews import Previewer
 from app.places import Context, button, label
@@ -39,12 +39,7 @@ class Plan(QWidget):
         self.document = RecipeDocument(context.catalog, self)
         self.previewer = Previewer(context, self.document, self)
         self._given = ("", "")
-        forms = FormContext(
-            context.catalog or Catalog([]),
-            self.paths,
-            lambda: self.previewer.sites,
-            lambda part: context.go("library", part=part),
-        )
+        forms = form_context(context, paths=self.paths, sites=lambda: self.previewer.sites)
         self.base = Choice(
             "Recipe that the sweep starts from", "Every run of the sweep is this recipe with other settings."
         )

@@ -24,6 +24,7 @@ from PySide6.QtWidgets import (
     QLabel,
     QLineEdit,
     QPlainTextEdit,
+    QPushButton,
     QSizePolicy,
     QSlider,
     QVBoxLayout,
@@ -57,6 +58,7 @@ class FormContext:
     paths: Callable[[], list[str]] = list  # the settings of the recipe that a search may vary
     sites: Callable[[], Mapping[str, Sequence[str]]] = dict  # the model's modules by role, as far as they are known
     open_card: Callable[[str], None] = field(default=lambda part: None)
+    pick_source: Callable[[QWidget, Callable[[str], None]], None] = field(default=lambda at, take: None)
     judge: Callable[[str, Any], None] = field(default=lambda section, chooser: None)  # greys what does not fit there
 
 
@@ -392,6 +394,22 @@ class FileField(TextField):
         return super().eventFilter(watched, event)
 
 
+class SourceField(TextField):
+    """Something trained elsewhere: typed, or chosen among the runs and the recipe files."""
+
+    def __init__(self, path: str, schema: Mapping[str, Any], context: FormContext):
+        super().__init__(path, schema, context)
+        self.choose = _source_button(self.open_menu)
+        self.row.addWidget(self.choose)
+
+    def open_menu(self) -> None:
+        self.context.pick_source(self.choose, self._take)
+
+    def _take(self, source: str) -> None:
+        self.send(source)
+        self.settled.emit()
+
+
 class NumberField(LineField):
     """A number: typed, stepped with the arrow keys, or dragged where it has a range or a log scale."""
 
@@ -567,6 +585,26 @@ class ListField(LineField):
         return default or "values between commas"
 
 
+class SourcesField(ListField):
+    """Several things trained elsewhere; what is chosen is added to the list."""
+
+    def __init__(self, path: str, schema: Mapping[str, Any], context: FormContext):
+        super().__init__(path, schema, context)
+        self.choose = _source_button(self.open_menu)
+        self.row.addWidget(self.choose)
+
+    def open_menu(self) -> None:
+        self.context.pick_source(self.choose, self._append)
+
+    def _append(self, source: str) -> None:
+        self.send([*(self.shown if isinstance(self.shown, list | tuple) else []), source])
+        self.settled.emit()
+
+
+def _source_button(choose: Callable[[], None]) -> QPushButton:
+    return button("Choose…", choose, tip="A run of this workspace, or a recipe file that is trained first.")
+
+
 class TupleField(Field):
     """A fixed number of values, one input each."""
 
@@ -635,8 +673,13 @@ def make_field(path: str, schema: Mapping[str, Any], context: FormContext, slide
     if schema.get("type") in ("number", "integer"):
         return NumberField(path, schema, context, slides)
     if schema.get("type") == "string":
-        marks = (("x-sites", SitesField), ("x-file", FileField), ("x-lines", LinesField))
+        marks = (
+            *(("x-sites", SitesField), ("x-source", SourceField)),
+            *(("x-file", FileField), ("x-lines", LinesField)),
+        )
         return next((kind for mark, kind in marks if schema.get(mark)), TextField)(path, schema, context)
+    if schema.get("items", {}).get("x-source"):
+        return SourcesField(path, schema, context)
     if schema.get("type") == "array":
         return (TupleField if "prefixItems" in schema else ListField)(path, schema, context)
     if schema.get("type") == "boolean":

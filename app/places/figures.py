@@ -8,7 +8,8 @@ from typing import Any
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
-from app.forms.fields import UNSET, FormContext
+from app.forms.around import form_context
+from app.forms.fields import UNSET
 from app.forms.figures import FigureView
 from app.forms.parts import PartField
 from app.places import Context, button, label
@@ -66,7 +67,7 @@ class FiguresPage(QWidget):
             self._take_catalog(context.catalog)
 
     def _build(self) -> None:
-        self.forms = FormContext(Catalog([]), open_card=lambda part: self.context.go("library", part=part))
+        self.forms = form_context(self.context)
         self.field = PartField(AT, {"x-part": "probe"}, self.forms)
         self.field.button.setAccessibleName("Which probe looks at the run")
         self.field.edited.connect(self._edited)

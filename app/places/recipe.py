@@ -22,8 +22,8 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from app.forms.around import form_context
 from app.forms.chooser import Chooser
-from app.forms.fields import FormContext
 from app.forms.outline import Outline
 from app.forms.pane import PartPane
 from app.forms.previews import (
@@ -174,15 +174,9 @@ class RecipePlace(Place):
     # -- building ----------------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        form_context = FormContext(
-            Catalog([]),
-            self._paths,
-            lambda: self.previewer.sites,
-            lambda part: self.context.go("library", part=part),
-            self._judge,
-        )
+        forms = form_context(self.context, paths=self._paths, sites=lambda: self.previewer.sites, judge=self._judge)
         self.outline = Outline(self.document, self.context.theme)
-        self.pane = PartPane(self.document, form_context, CatalogState(self.context))
+        self.pane = PartPane(self.document, forms, CatalogState(self.context))
         self.toml = TomlPane(self.document, self.context.theme)
         self.outline.selected.connect(self._select)
         self.outline.asked.connect(self._asked)
