@@ -470,9 +470,48 @@ class Procedure:
         """The model's answer at evaluation."""
         return batch.call(run.model)
 
+    def variants(self, run: Run) -> dict[str, Callable[[], AbstractContextManager[None]]]:
+        """Further ways to evaluate the model, as for techniques: the configurations of one network, for example."""
+        return {}
+
     def result(self, run: Run) -> dict[str, float]:
         """Numbers to report at the end, beside the metrics."""
         return {}
+
+
+class Decoder:
+    """How a trained model answers: by search, an ensemble, sampling, adaptation while it is tested. Trains nothing, so
+    it can be exchanged on a saved run. Where a recipe names none, the procedure's own `predict` answers.
+
+    Every evaluation of a split begins with `reset` and then asks `predict` for one batch after the other. It stands in
+    evaluation mode, in the variant that is measured and the recipe's normalization, without gradients; an answer
+    outside of such an evaluation (a probe's) begins with `reset` too, so that no answer leaves a trace in another's.
+
+    `outputs`, `inputs`: the kinds that it can answer for (`Offer.output`, `Offer.input`); empty: any.
+    `reads`: as for techniques. `ordered`: an answer depends on what came before it in the evaluation.
+    `adapts`: it changes the model's own tensors while it answers; the engine puts them back after the evaluation.
+    `cost`: model calls a sample, None where only counting tells; what is counted is logged as `decoder/calls`.
+    """
+
+    outputs: ClassVar[tuple[str, ...]] = ()
+    inputs: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[tuple[str, ...]] = ()
+    ordered: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
+
+    @property
+    def cost(self) -> float | None:
+        return 1.0
+
+    def setup(self, run: Run) -> None:
+        """Called once, when the model exists and before a checkpoint is loaded."""
+
+    def reset(self, run: Run, rng: torch.Generator) -> None:
+        """An evaluation begins: whatever earlier ones left is forgotten."""
+
+    def predict(self, run: Run, batch: Batch, rng: torch.Generator) -> Any:
+        """The answer to a batch, in the form that the task's metrics take. `run.answer(batch)` is the model's own."""
+        return run.answer(batch)
 
 
 # -- looking and searching ---------------------------------------------------------------------------------------------

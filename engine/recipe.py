@@ -47,6 +47,7 @@ SECTIONS = (
     Section("optimizer", "optimizer", "Optimizer", "How gradients become steps."),
     Section("schedule", "schedule", "Schedule", "How the learning rate changes over the run."),
     Section("procedure", "procedure", "Procedure", "Who computes the step; backpropagation where none is named."),
+    Section("decoder", "decoder", "Decoder", "How the trained model answers, where it is not by its plain output."),
     Section("techniques", "technique", "Techniques", "Whatever hooks into the step, in any number.", many=True),
     Section("probes", "probe", "Probes", "What looks at the run and its result.", many=True),
     Section("search", "search", "Search", "Which settings to vary, over many runs."),

@@ -25,6 +25,7 @@ COMMANDS = {
     "check": "say what is wrong with a recipe, and how big its model is",
     "parts": "list the parts that a recipe can name",
     "runs": "list the runs of a workspace",
+    "evaluate": "measure a saved run again, by another decoder, normalization or data",
     "compare": "put the results of runs side by side, with what differs in their recipes",
     "evidence": "measure what methods do against their baselines",
     "doctor": "look at versions, devices, display and database, with a remedy for what is wrong",

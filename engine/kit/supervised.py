@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,19 @@ def cross_entropy(output: Tensor, target: Tensor, mask: Tensor | None = None) ->
     """A sample's cross-entropy [B] of logits [B, K] or [B, L, K]; the target holds classes or their probabilities."""
     each = F.cross_entropy(output.flatten(0, -2), _rows(target, output), reduction="none")
     return each if output.dim() == 2 else _over_positions(each.view(output.shape[:-1]), mask)
+
+
+def mean_answer(outputs: Iterable[Tensor], kind: str) -> Tensor:
+    """Several answers as one: the mean of values, or the log of the mean of the probabilities that logits stand for."""
+    total: Tensor | None = None
+    count = 0
+    for output in outputs:
+        each = output if kind == "values" else output.log_softmax(-1)
+        add = torch.add if kind == "values" else torch.logaddexp
+        total = each if total is None else add(total, each)
+        count += 1
+    assert total is not None
+    return total / count if kind == "values" else total - math.log(count)
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:

@@ -182,6 +182,10 @@ class Engine:
         """Asks for a probe of a saved run; its figures appear in the log."""
         return self._ask("probe", run, probe=dict(probe))
 
+    def evaluate(self, run: str, split: str = "test", changes: Mapping[str, Any] | None = None) -> int:
+        """Asks for the metrics of a saved run, with other settings of its decoder, normalization or data."""
+        return self._ask("evaluate", run, split=split, changes=dict(changes or {}))
+
     def answer(self, command: int) -> dict[str, Any] | None:
         """The answer to a command; None while there is none. A failed one has the key `error` with a sentence."""
         state = self.log.command_state(command)

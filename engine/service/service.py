@@ -87,6 +87,7 @@ class Service:
             "preview": self._keep_question,
             "fits": self._keep_question,
             "probe": self._keep_question,
+            "evaluate": self._keep_question,
         }
 
     # ---------------------------------------------------------------- the loop
@@ -276,7 +277,7 @@ class Service:
         number = self._question = command["id"]
         self._asked = time.monotonic()
         details = {name: value for name, value in command["args"].items() if name != "client"}
-        if command["verb"] == "probe":
+        if command["run"]:
             details["run"] = command["run"]
         future = self.clerk.ask(command["verb"], **details)
         future.add_done_callback(lambda done: self._answered(number, done))

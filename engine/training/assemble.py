@@ -16,6 +16,7 @@ from engine import registry
 from engine.catalog import Catalog
 from engine.errors import AthanorError, CheckpointError, Problem, RecipeError
 from engine.kit.anatomy import Anatomy, derive
+from engine.kit.calibration import norms_of
 from engine.parts import (
     Ask,
     Batch,
@@ -25,6 +26,7 @@ from engine.parts import (
     Splits,
     Study,
     Task,
+    Technique,
     give_side,
     info,
     is_part,
@@ -164,7 +166,8 @@ def clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy) -> list[P
             found.append(Problem(path, use["use"], missing))
     found += _precision(document) + _horizon(document) + _loss(document, task)
     found += _offers(document) + _outer(document, task) + _other_structure(document, task)
-    return found + live.problems(_uses(document))
+    found += live.problems(_uses(document))
+    return found + _decoder(document, task) + _normalization(document, anatomy)
 
 
 def _uses(document: Any, path: str = "") -> list[tuple[str, Mapping[str, Any]]]:
@@ -253,7 +256,7 @@ def _offers(document: Mapping[str, Any]) -> list[Problem]:
     found = []
     for path, use in _uses(document):
         cls: Any = registry.classes()[use["use"]]
-        if info(cls).kind not in ("technique", "probe"):
+        if info(cls).kind not in ("technique", "probe", "decoder"):
             continue
         needs = {*cls.reads, *(("output",) if hasattr(cls, "on_terms") else ())}
         missing = sorted(needs.difference(procedure.offers))
@@ -286,6 +289,40 @@ def _other_structure(document: Mapping[str, Any], task: Task) -> list[Problem]:
     return [Problem(f"model.{names[0]}", mine.get(names[0]), sentence)]
 
 
+def _decoder(document: Mapping[str, Any], task: Task) -> list[Problem]:
+    use = document.get("decoder")
+    if not use:
+        return []
+    cls: Any = registry.classes()[use["use"]]
+    found = []
+    for takes, offered in ((cls.inputs, task.offer.input), (cls.outputs, task.offer.output)):
+        if takes and offered not in takes:
+            what = "takes" if takes is cls.inputs else "answers with"
+            sentence = f"it {what} {' or '.join(takes)}, but the task offers {offered}."
+            found.append(Problem("decoder", use["use"], sentence))
+    return found
+
+
+NO_STATISTICS = (
+    'the model has no layer with running statistics, which is what this would change; write normalization = "running".'
+)
+
+
+def _normalization(document: Mapping[str, Any], anatomy: Anatomy) -> list[Problem]:
+    """A mode of normalization needs statistics; techniques that change the model are asked when they have done so."""
+    mode = document["training"]["normalization"]
+    uses = enabled(document["techniques"])
+    changing = any(registry.classes()[use["use"]].prepare_model is not Technique.prepare_model for use in uses)  # type: ignore[attr-defined]
+    if mode == "running" or changing or norms_of(anatomy.module):
+        return []
+    return [Problem("training.normalization", mode, NO_STATISTICS)]
+
+
+def _require_statistics(run: Run) -> None:
+    if run.normalization != "running" and not norms_of(*run.modules()):
+        raise RecipeError([Problem("training.normalization", run.normalization, NO_STATISTICS)])
+
+
 # -- building ----------------------------------------------------------------------------------------------------------
 
 
@@ -308,6 +345,10 @@ def assemble(document: Mapping[str, Any], recorder: Recorder, device: torch.devi
         for i, technique in enumerate(run.techniques):
             with refusing(f"techniques.{i}", info(technique).id):
                 technique.setup(run)
+        if run.decoder is not None:
+            with refusing("decoder", info(run.decoder).id):
+                run.decoder.setup(run)
+    _require_statistics(run)
     run.make_ready()
     if document["training"]["compile"]:
         run.compile()
@@ -322,7 +363,8 @@ def _build_run(document: Mapping[str, Any], task: Task, recorder: Recorder, devi
     techniques = [_build(f"techniques.{i}", t) for i, t in enumerate(enabled(parts["techniques"]))]
     procedure = _build("procedure", parts["procedure"])
     loss = _build("loss", parts["loss"]) if parts["loss"] else None
-    run = Run(document, task, model, procedure, techniques, loss, device, recorder)
+    decoder = _build("decoder", parts["decoder"]) if parts["decoder"] else None
+    run = Run(document, task, model, procedure, techniques, loss, device, recorder, decoder)
     run.live = values
     run.stream = Shuffled(run.columns_of("train"), document["training"]["batch_size"], run.rng("data order"))
     run.steps = total_steps(document["budget"], run.steps_per_epoch)

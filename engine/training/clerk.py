@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from engine import registry
-from engine.errors import AthanorError
+from engine.errors import AthanorError, Problem, RecipeError
 from engine.log import Log, SeriesWriter
 from engine.recipe import Recipe
 from engine.training import checkpoint, sources
@@ -31,15 +33,18 @@ def answer(question: dict[str, Any], workspace: Workspace | None) -> dict[str, A
     if verb == "fits":
         with sources.around(workspace=workspace):
             return {"reasons": fits(question["recipe"], question["section"])}
-    if verb == "probe":
-        if workspace is None:
-            raise AthanorError("A probe of a run needs a workspace.")
-        return look(workspace, question["run"], question["probe"])
-    raise AthanorError(f"The clerk does not know {verb!r}; it knows preview, fits and probe.")
+    act = OF_A_RUN.get(str(verb))
+    if act is None:
+        known = ["preview", "fits", *OF_A_RUN]
+        raise AthanorError(f"The clerk does not know {verb!r}; it knows {', '.join(known[:-1])} and {known[-1]}.")
+    if workspace is None:
+        raise AthanorError(f"To {verb} a run needs a workspace.")
+    return act(workspace, question)
 
 
-def look(workspace: Workspace, id: str, use: dict[str, Any]) -> dict[str, Any]:
-    """Runs a probe on a saved run's newest checkpoint and stores its figures in the log."""
+@contextmanager
+def saved(workspace: Workspace, id: str, change: Callable[[Recipe], None]) -> Iterator[Trainer]:
+    """A saved run as its newest checkpoint left it, on the CPU, its recipe changed; what it says goes to its log."""
     with Log(workspace.database) as log:
         row = log.run(id)
     if row is None:
@@ -48,17 +53,56 @@ def look(workspace: Workspace, id: str, use: dict[str, Any]) -> dict[str, Any]:
     if state is None:
         raise AthanorError(f"Run {id} has no checkpoint yet, so there is nothing to look at.")
     recipe = Recipe.parse(row["recipe"])
-    recipe.set("probes", [use])
+    change(recipe)
     recipe.set("training.device", "cpu")
     around = sources.around(workspace=workspace, folder=workspace.run_folder(id))
     with around, SeriesWriter(workspace.database, id) as sink:
         document = filled(recipe)
         trainer = Trainer(assemble(document, Recorder(sink)))
         trainer.load(state)
-        probe = registry.build(document["probes"][0])
+        yield trainer
+
+
+def look(workspace: Workspace, question: Mapping[str, Any]) -> dict[str, Any]:
+    """Runs a probe on a saved run's newest checkpoint and stores its figures in the log."""
+    with saved(workspace, question["run"], lambda recipe: recipe.set("probes", [question["probe"]])) as trainer:
+        probe = registry.build(trainer.run.recipe["probes"][0])
         scalars = trainer.look(probe)
         trainer.run.recorder.flush(wait=True)
     return {"scalars": scalars}
+
+
+def evaluate(workspace: Workspace, question: Mapping[str, Any]) -> dict[str, Any]:
+    """Measures a split with a saved run's weights, by another decoder, normalization or variant of the data."""
+    split, changes = question.get("split") or "test", question.get("changes") or {}
+    with saved(workspace, question["run"], lambda recipe: change_evaluation(recipe, changes)) as trainer:
+        if not trainer.run.columns_of(split).size:
+            raise AthanorError(f"The task has no samples in a split {split!r}.")
+        metrics = trainer.measure(split)
+        document = trainer.run.recipe
+        says = ", ".join(f"{path} = {value}" for path, value in changes.items()) or "as it was trained"
+        results = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        trainer.run.note(f"Evaluated again ({says}): {results}.", kind="evaluation")
+    return {"split": split, "step": trainer.run.step, "metrics": metrics, "decoder": document["decoder"]}
+
+
+def change_evaluation(recipe: Recipe, changes: Mapping[str, Any]) -> None:
+    """Writes settings that an evaluation may have of its own: what a checkpoint holds must stay as it is."""
+    for path, value in changes.items():
+        section = path.split(".")[0]
+        if section not in EXCHANGED:
+            sentence = f"only {', '.join(EXCHANGED)} can be changed for an evaluation of a saved run."
+            raise RecipeError([Problem(path, value, sentence)])
+        if path == "decoder" and value == "none":
+            recipe.remove("decoder")
+        elif path == f"{section}.use" and value in registry.classes():
+            recipe.choose(section, value, registry.catalog())
+        else:
+            recipe.set(path, value)
+
+
+EXCHANGED = ("decoder", "training", "task")
+OF_A_RUN: dict[str, Callable[[Workspace, Mapping[str, Any]], dict[str, Any]]] = {"probe": look, "evaluate": evaluate}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -233,7 +233,7 @@ class Trainer:
         """Measures the validation split (and a part of the training split), logs, and keeps the best weights."""
         run = self.run
         started = time.perf_counter()
-        found = self._measure("val") | self._measure("outer")
+        found = self.measure("val") | self.measure("outer")
         limit = min(max(run.columns_of("val").size, 256), TRAIN_METRIC_ROWS)
         found |= {f"train/{n}": v for n, v in run.evaluate("train", limit=limit).items() if n != "loss"}
         for name, value in found.items():
@@ -250,12 +250,20 @@ class Trainer:
         run.log("seconds/evaluation", time.perf_counter() - started)
         return found
 
-    def _measure(self, split: str) -> dict[str, float]:
+    def measure(self, split: str) -> dict[str, float]:
+        """Every metric of a split, for every variant, and what the decoder cost."""
         run = self.run
+        before = run.calls
         found = {f"{split}/{name}": value for name, value in run.evaluate(split).items()}
         for variant in run.variants():
             found |= {f"{split}@{variant}/{name}": value for name, value in run.evaluate(split, variant).items()}
-        return found
+        return found | self._calls(split, run.calls - before)
+
+    def _calls(self, split: str, calls: int) -> dict[str, float]:
+        """Model calls a sample of the evaluations that were just made, where a decoder decides on them."""
+        run = self.run
+        samples = run.columns_of(split).size * (1 + len(run.variants()))
+        return {"decoder/calls": calls / samples} if run.decoder is not None and samples else {}
 
     def _keep_best(self, found: Mapping[str, float]) -> None:
         name, goal = self.run.task.metric
@@ -316,7 +324,7 @@ class Trainer:
         self._call("on_end")
         if run.columns_of("val").size:
             self.evaluate()
-        test = self._measure("test")
+        test = self.measure("test")
         for name, value in test.items():
             run.log(name, value)
         self.metrics |= test | {f"result/{n}": v for n, v in run.procedure.result(run).items()}
@@ -369,6 +377,7 @@ class Trainer:
             "techniques": [capture(technique) for technique in run.techniques],
             "procedure": capture(run.procedure),
             "loss": capture(run.loss) if run.loss is not None else None,
+            "decoder": {info(run.decoder).id: capture(run.decoder)} if run.decoder is not None else {},
             "stream": run.stream.state(),
             "further": {key: {"size": s.batch_size, **s.state()} for key, s in run.further.items()},
             "live": {path: value.tensor for path, value in run.live.items()},
@@ -392,6 +401,9 @@ class Trainer:
             restore(run.procedure, state["procedure"], run.device)
             if run.loss is not None and state["loss"] is not None:
                 restore(run.loss, state["loss"], run.device)
+            decoded = state.get("decoder", {}).get(info(run.decoder).id) if run.decoder is not None else None
+            if decoded is not None:  # another decoder than the one it was saved with begins anew
+                restore(run.decoder, decoded, run.device)
         run.stream.load(state["stream"])
         for key, saved in state.get("further", {}).items():
             split, _, name = key.partition("/")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 from engine import registry
 from engine.errors import Problem, RecipeError
 from engine.kit.anatomy import Anatomy
+from engine.kit.cost import cost_of
 from engine.parts import Batch, Progress, Schedule, Splits, Task
 from engine.recipe import BY_NAME, Recipe
 from engine.settings import fill_use
@@ -126,61 +126,28 @@ def _problem(problem: Any) -> dict[str, Any]:
 
 def describe_model(model: nn.Module, task: Task, document: Mapping[str, Any]) -> dict[str, Any]:
     """Layers with their output shapes, parameters, multiply-adds of one sample (times two), and memory for a batch."""
-    shapes, flops, activations = _trace(model, task)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    cost = cost_of(model, *(tensor.to(device) for tensor in _one_sample(task).inputs.values()))
     layers = [
         {
             "path": path,
             "type": type(module).__name__,
             "parameters": sum(p.numel() for p in module.parameters(recurse=False)),
-            "output": shapes.get(path),
+            "output": cost.shapes.get(path),
         }
         for path, module in model.named_modules()
-        if path and (shapes.get(path) is not None) and not any(True for _ in module.children())
+        if path and (cost.shapes.get(path) is not None) and not any(True for _ in module.children())
     ]
-    parameters = sum(p.numel() for p in model.parameters())
     batch = document["training"]["batch_size"] // document["training"]["accumulate"] or 1
     # Weights, gradients and the two moments that most optimizers keep, and what the backward pass needs of the layers.
-    memory = 4 * (4 * parameters + activations * batch)
+    memory = 4 * (4 * cost.parameters + cost.activations * batch)
     return {
-        "parameters": parameters,
-        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "flops": flops,
+        "parameters": cost.parameters,
+        "trainable": cost.trainable,
+        "flops": cost.flops,
         "memory_bytes": memory,
         "layers": layers,
     }
-
-
-def _trace(model: nn.Module, task: Task) -> tuple[dict[str, list[int]], int | None, int]:
-    """Passes one sample through the sketch: output shapes by module, floating point operations, activations kept."""
-    shapes: dict[str, list[int]] = {}
-    kept = 0
-
-    def remember(path: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            nonlocal kept
-            if isinstance(output, torch.Tensor):
-                shapes[path] = list(output.shape[1:])
-                kept += math.prod(output.shape[1:])
-
-        return hook
-
-    hooks = [m.register_forward_hook(remember(p)) for p, m in model.named_modules() if p]
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    inputs = _one_sample(task)
-    was_training = model.training
-    try:
-        from torch.utils.flop_counter import FlopCounterMode
-
-        model.eval()
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            Batch({n: t.to(device) for n, t in inputs.inputs.items()}, None, inputs.index).call(model)
-        return shapes, int(counter.get_total_flops()), kept
-    except (NotImplementedError, RuntimeError):  # an operation without a meta form: sizes are then unknown
-        return shapes, None, kept
-    finally:
-        model.train(was_training)
-        for hook in hooks:
-            hook.remove()
 
 
 def _one_sample(task: Task) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import AthanorError
+from engine.kit import calibration
 from engine.kit.anatomy import Anatomy
 from engine.parts import (
     Batch,
+    Decoder,
     Loss,
     Model,
     Procedure,
@@ -38,7 +40,6 @@ from engine.training.recorder import Recorder
 from engine.training.roles import Role
 
 DETAIL_EVERY = 10  # steps between points of series that cost more than a scalar that is there anyway
-EVALUATION_ROWS = 1024
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -55,6 +56,7 @@ class Run:
         loss: Loss | None,
         device: torch.device,
         recorder: Recorder,
+        decoder: Decoder | None = None,
     ):
         training = recipe["training"]
         self.recipe = recipe
@@ -65,6 +67,7 @@ class Run:
         self.procedure = procedure
         self.techniques = techniques
         self.loss = loss
+        self.decoder = decoder
         self.device = device
         self.recorder = recorder
         self.streams = Streams(self.seed, device)
@@ -72,6 +75,9 @@ class Run:
         self.share = 1.0  # of the step's samples that the current micro-batch holds
         self.last_micro = True
         self.precision: str = training["precision"]
+        self.evaluation_batch: int = training["evaluation_batch"]
+        self.normalization: str = training["normalization"]
+        self.calls = 0  # samples that the model itself was asked for, over all evaluations
         self.roles: dict[str, Role] = {}
         self.step = 0
         self.steps: int | None = None
@@ -150,7 +156,7 @@ class Run:
 
     def batches(self, split: str, size: int | None = None, limit: int | None = None) -> Iterator[Batch]:
         """A split in its stored order."""
-        return self.columns_of(split).in_order(size or EVALUATION_ROWS, limit)
+        return self.columns_of(split).in_order(size or self.evaluation_batch, limit)
 
     # -- the step --------------------------------------------------------------------------------------------------
 
@@ -255,34 +261,88 @@ class Run:
     # -- evaluation ------------------------------------------------------------------------------------------------
 
     def variants(self) -> dict[str, Callable[[], AbstractContextManager[None]]]:
-        """The further ways to evaluate the model that techniques offer."""
-        return {name: make for t in self.techniques for name, make in t.variants(self).items()}
+        """The further ways to evaluate the model that the procedure and the techniques offer."""
+        parts: list[Procedure | Technique] = [self.procedure, *self.techniques]
+        return {name: make for part in parts for name, make in part.variants(self).items()}
 
-    @torch.no_grad()
+    def answer(self, batch: Batch) -> Any:
+        """The model's own answer, as its procedure gives it: what a decoder asks for, as often as it likes."""
+        self.calls += len(batch)
+        return self._own_answer(batch)
+
+    def _own_answer(self, batch: Batch) -> Any:
+        self.give_side(batch)
+        with self.autocast():
+            return _to_fp32(self.procedure.predict(self, batch))
+
     def predict(self, batch: Batch, variant: str | None = None) -> Any:
         """What the trained model answers: the one way in for metrics, probes and figures."""
-        self.give_side(batch)
-        with self.evaluating(), self.variants()[variant]() if variant else nullcontext(), self.autocast():
-            return _to_fp32(self.procedure.predict(self, batch))
+        with self.answering(variant) as answer:
+            return answer(batch)
+
+    @contextmanager
+    def answering(self, variant: str | None = None) -> Iterator[Callable[[Batch], Any]]:
+        """All that an evaluation stands in, begun anew: its mode, the variant, the normalization and the decoder.
+
+        Gives what answers a batch; a stream is answered in its order. Nothing of it is left afterwards.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(self.evaluating())
+            if variant:
+                stack.enter_context(self.variants()[variant]())
+            stack.enter_context(self._normalized())
+            if self.decoder is None:
+                yield self._guarded(self.answer)
+                return
+            if self.decoder.adapts:
+                stack.enter_context(calibration.kept(*self.modules()))
+            rng = torch.Generator(self.device)
+            rng.manual_seed(derive_seed(self.seed, f"decoder/{self.step}"))
+            self.decoder.reset(self, rng)
+            decoder = self.decoder
+            yield self._guarded(lambda batch: decoder.predict(self, batch, rng))
+
+    def _normalized(self) -> AbstractContextManager[None]:
+        """The recipe's normalization of an evaluation."""
+        if self.normalization == "batch":
+            return calibration.batch_statistics(*self.modules())
+        if self.normalization == "recalibrated":
+            batches = self._calibration_batches()
+            return calibration.recalibrated(*self.modules(), forward=self._own_answer, batches=batches)
+        return nullcontext()
+
+    def _calibration_batches(self) -> Iterator[Batch]:
+        """The same whole training batches each time, drawn at random once."""
+        columns, size = self.columns_of("train"), self.recipe["training"]["batch_size"]
+        rng = torch.Generator(self.device)
+        rng.manual_seed(derive_seed(self.seed, "calibration"))
+        rows = columns.rows(torch.randperm(columns.size, generator=rng, device=self.device))
+        size = min(size, columns.size)
+        for number in range(min(self.recipe["training"]["calibration_batches"], columns.size // size)):
+            yield columns.batch(rows, number * size, (number + 1) * size)
+
+    def _guarded(self, answer: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
+        if self.normalization != "batch":
+            return answer
+        return lambda batch: _with_statistics(answer, batch)
+
+    def modules(self) -> list[nn.Module]:
+        """Every module that the run holds: those of its roles, and the model."""
+        found = {id(module): module for module in (self.model, *(role.module for role in self.roles.values()))}
+        return list(found.values())
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Evaluation mode, with draws that leave no trace on the training's."""
         return _evaluating(self)
 
-    @torch.no_grad()
     def evaluate(self, split: str, variant: str | None = None, limit: int | None = None) -> dict[str, float]:
         """The mean of every metric over a split, and the mean objective as "loss"."""
         sums: dict[str, Tensor] = {}
         count = 0
-        with self.evaluating(), self.variants()[variant]() if variant else nullcontext():
+        with self.answering(variant) as answer:
             for batch in self.batches(split, limit=limit):
-                self.give_side(batch)
-                with self.autocast():
-                    output = _to_fp32(self.procedure.predict(self, batch))
-                measured = self.task.metrics(output, batch)
-                for name, term in self.task.objective(output, batch).items():
-                    measured["loss" if name == "task" else name] = term
-                for name, value in measured.items():
+                for name, value in self.measured(answer(batch), batch).items():
                     total = value.double().sum() if value.dim() else value.double() * len(batch)
                     sums[name] = sums[name] + total if name in sums else total
                 count += len(batch)
@@ -290,6 +350,13 @@ class Run:
             return {}
         means = dict(zip(sums, (torch.stack(list(sums.values())) / count).tolist(), strict=True))
         return self.task.summary(means)
+
+    def measured(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """The task's metrics of an answer, and its objective as "loss"."""
+        measured = self.task.metrics(output, batch)
+        for name, term in self.task.objective(output, batch).items():
+            measured["loss" if name == "task" else name] = term
+        return measured
 
     # -- the log ---------------------------------------------------------------------------------------------------
 
@@ -364,6 +431,17 @@ class Run:
             self.note(f"Not compiled: {', '.join(forbidding)} changes the model as it runs.", "warning")
             return
         self._call = partial(_compiled_or_eager, self, torch.compile(self.model))
+
+
+def _with_statistics(answer: Callable[[Batch], Any], batch: Batch) -> Any:
+    """An answer normalized by its batch: one number a channel has no variance, which torch refuses."""
+    try:
+        return answer(batch)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        sentence = "A batch of one sample has no statistics to normalize by; set another training.evaluation_batch."
+        raise AthanorError(sentence) from error
 
 
 def _compiled_or_eager(run: Run, compiled: Any, *inputs: Tensor) -> Any:

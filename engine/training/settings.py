@@ -22,6 +22,10 @@ class Training:
         threads: CPU threads; 0 takes all cores but one.
         compile: Compile the model with torch.compile; falls back with a message where a part forbids it.
         evaluate_every: Epochs between evaluations on the validation split; 0 evaluates at the end alone.
+        evaluation_batch: Samples in one batch of an evaluation; it matters where a batch's own statistics take part.
+        normalization: What normalizes an evaluation: the running statistics, each batch's own, or statistics measured
+            anew on training batches before each evaluation and put back after it.
+        calibration_batches: Training batches from which recalibrated statistics are measured.
         checkpoint_every: Seconds between checkpoints.
         keep: Periodic checkpoints to keep, beside the best and the last.
         early_stop: Series that must go on improving, such as val/loss; empty trains through.
@@ -38,6 +42,9 @@ class Training:
     threads: Whole = 0
     compile: bool = False
     evaluate_every: NonNegative = 1.0
+    evaluation_batch: Count = 1024
+    normalization: Literal["running", "batch", "recalibrated"] = "running"
+    calibration_batches: Count = 10
     checkpoint_every: Positive = 10.0
     keep: Count = 2
     early_stop: str = ""

@@ -17,13 +17,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("part", list(CATALOG.parts))
     if "trained" in metafunc.fixturenames:
         metafunc.parametrize("trained", [e.id for e in CATALOG.parts.values() if e.kind in TRAINED])
+    if "decoded" in metafunc.fixturenames:
+        metafunc.parametrize("decoded", [e.id for e in CATALOG.of_kind("decoder")])
     if "searched" in metafunc.fixturenames:
         metafunc.parametrize("searched", [e.id for e in CATALOG.of_kind("search")])
     if "studied" in metafunc.fixturenames:
         metafunc.parametrize("studied", [e.id for e in CATALOG.of_kind("study")])
 
 
-TRAINED = ("task", "model", "layer", "loss", "optimizer", "schedule", "technique", "procedure", "probe")
+TRAINED = ("task", "model", "layer", "loss", "optimizer", "schedule", "technique", "procedure", "decoder", "probe")
 
 
 @pytest.fixture(scope="session")

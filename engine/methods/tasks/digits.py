@@ -7,12 +7,19 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from engine.fields import Count, Fraction, Positive, Whole
 from engine.kit.supervised import Supervised, bundled, long_tail, seeded, split_indices, symmetric_noise
 from engine.parts import Offer, task
 
 CLASSES = 10
+
+
+def images_and_labels() -> tuple[Tensor, Tensor]:
+    """All images [N, 1, 8, 8] with values in [0, 1], and their classes."""
+    table = torch.from_numpy(np.loadtxt(bundled("digits.csv.gz"), delimiter=",", dtype=np.float32))
+    return table[:, :-1].view(-1, 1, 8, 8) / 16, table[:, -1].long()
 
 
 @task(name="Digits")
@@ -51,9 +58,8 @@ class Digits(Supervised):
         self.offer = Offer("image", (1, 8, 8), "classes", CLASSES, span=(0.0, float(gain)))
 
     def load(self) -> None:
-        table = torch.from_numpy(np.loadtxt(bundled("digits.csv.gz"), delimiter=",", dtype=np.float32))
-        x = table[:, :-1].view(-1, 1, 8, 8) / 16 * self.gain
-        target = table[:, -1].long()
+        x, target = images_and_labels()
+        x = x * self.gain
         rng = seeded(self.split_seed)
         parts = split_indices(len(x), target, {"test": 0.2, "val": 0.1, "outer": self.outer}, rng)
         # Each change draws from a stream of its own, so that one does not move the other's samples.

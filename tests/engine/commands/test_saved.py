@@ -103,3 +103,24 @@ def test_stop_of_a_dead_run_marks_it(workspace: Workspace, log: Log, capsys: pyt
     assert row is not None and row["state"] == "interrupted"
     assert command(workspace, "stop", run_id) == 2
     assert "is interrupted already" in capsys.readouterr().err
+
+
+def test_a_saved_run_is_evaluated_again(workspace: Workspace, log: Log, capsys: pytest.CaptureFixture[str]) -> None:
+    text = """
+task = { use = "two-moons", samples = 100 }
+model = { use = "mlp", hidden = [8], dropout = 0.5 }
+optimizer = { use = "sgd", lr = 0.1 }
+budget = { steps = 3 }
+"""
+    id = log.create_run(text, state="starting")
+    worker = ["-m", "engine.training.worker", "--workspace", str(workspace.folder), "--run", id]
+    subprocess.run([sys.executable, *worker], check=True, capture_output=True)
+    metrics = (log.run(id) or {})["metrics"]
+    assert command(workspace, "evaluate", id, "--json") == 0
+    own = document(capsys)
+    assert own["run"] == id and own["metrics"] == {n: v for n, v in metrics.items() if n.startswith("test/")}
+    assert command(workspace, "evaluate", id[:12], "--set", "decoder.use=mc-dropout", "--set", "decoder.samples=4") == 0
+    out = capsys.readouterr().out
+    assert "decoder/calls" in out and "4.0000" in out and "test/accuracy" in out
+    assert command(workspace, "evaluate", id, "--set", "model.hidden=[4]") == 2
+    assert "only decoder, training, task can be changed" in capsys.readouterr().err

@@ -191,6 +191,12 @@ def test_a_newer_preview_replaces_one_not_begun(served: Engine) -> None:
 
 def test_a_probe_of_no_run_is_refused(served: Engine) -> None:
     assert "no run" in answer(served, served.probe("zzz", {"use": "x"}))["error"]
+    assert "no run" in answer(served, served.evaluate("zzz"))["error"]
+
+
+def test_an_evaluation_of_a_saved_run_is_the_clerks(served: Engine) -> None:
+    run = served.log.create_run("", state="done")
+    assert answer(served, served.evaluate(run[:10], "val", {"decoder.use": "x"}))["verb"] == "evaluate"
 
 
 def test_shutdown_waits_for_the_last_run(served: Engine) -> None:

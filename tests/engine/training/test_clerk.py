@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,13 +60,59 @@ def test_a_probe_of_a_saved_run_is_kept_with_it(workspace: Workspace, log: Log) 
     assert again == found, "and sees the same the next time"
 
 
+NORMED = Recipe.of(
+    {
+        "task": {"use": "two-moons", "samples": 200},
+        "model": {"use": "mlp", "hidden": [8], "norm": "batch", "dropout": 0.3},
+        "optimizer": {"use": "sgd", "lr": 0.05},
+        "budget": {"epochs": 2},
+    }
+).text()
+
+
+def test_a_saved_run_is_evaluated_by_another_decoder(workspace: Workspace, log: Log) -> None:
+    run = log.create_run(NORMED, state="starting")
+    work(workspace, run)
+    before = log.run(run) or {}
+    files = {path.name: path.read_bytes() for path in workspace.run_folder(run).glob("*.pt")}
+    plain = answer({"verb": "evaluate", "run": run}, workspace)
+    own = {name: value for name, value in before["metrics"].items() if name.startswith("test/")}
+    assert plain == {"split": "test", "step": before["step"], "metrics": own, "decoder": None}
+    changes = {"decoder.use": "mc-dropout", "decoder.samples": 3, "training.normalization": "batch"}
+    other = answer({"verb": "evaluate", "run": run, "split": "val", "changes": changes}, workspace)
+    assert other["metrics"]["decoder/calls"] == 3 and "val/accuracy" in other["metrics"]
+    assert other["metrics"]["val/loss"] != before["metrics"]["val/loss"]
+    assert other["decoder"] == {"use": "mc-dropout", "samples": 3}
+    same = {"decoder.use": "mc-dropout", "decoder": "none"}
+    assert answer({"verb": "evaluate", "run": run, "changes": same}, workspace)["metrics"] == own
+    after = log.run(run) or {}
+    assert {key for key in before if before[key] != after[key]} <= {"heartbeat"}
+    assert {path.name: path.read_bytes() for path in workspace.run_folder(run).glob("*.pt")} == files
+    events = [event["text"] for event in log.events(run) if event["kind"] == "evaluation"]
+    assert len(events) == 3 and "decoder.samples = 3" in events[1]
+
+
+def test_what_a_checkpoint_holds_is_not_exchanged(workspace: Workspace, log: Log) -> None:
+    run = log.create_run(NORMED, state="starting")
+    work(workspace, run)
+    for changes, sentence in (
+        ({"model.hidden": [4]}, "only decoder, training, task can be changed"),
+        ({"decoder.use": "mc-dropuot"}, "Did you mean 'mc-dropout'?"),
+        ({"task.use": "digits"}, "does not fit"),
+    ):
+        with pytest.raises(AthanorError, match=re.escape(sentence)):
+            answer({"verb": "evaluate", "run": run, "changes": changes}, workspace)
+    with pytest.raises(AthanorError, match="no samples in a split 'outer'"):
+        answer({"verb": "evaluate", "run": run, "split": "outer"}, workspace)
+
+
 def test_what_it_cannot_do_is_said(workspace: Workspace, log: Log) -> None:
     run = log.create_run(RECIPE)
     questions: list[tuple[dict[str, Any], Workspace | None, str]] = [
-        ({"verb": "sing"}, workspace, "The clerk does not know 'sing'; it knows preview, fits and probe."),
+        ({"verb": "sing"}, workspace, "The clerk does not know 'sing'; it knows preview, fits, probe and evaluate."),
         ({"verb": "probe", "run": "none", "probe": PROBE}, workspace, "There is no run none."),
         ({"verb": "probe", "run": run, "probe": PROBE}, workspace, f"Run {run} has no checkpoint yet"),
-        ({"verb": "probe", "run": run, "probe": PROBE}, None, "A probe of a run needs a workspace."),
+        ({"verb": "probe", "run": run, "probe": PROBE}, None, "To probe a run needs a workspace."),
     ]
     for question, where, sentence in questions:
         with pytest.raises(AthanorError, match=sentence):
