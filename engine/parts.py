@@ -281,12 +281,48 @@ def with_side(module: nn.Module) -> list[nn.Module]:
 
 
 class Loss:
-    """A training objective: `(output, batch) -> named terms`, per sample where it exists."""
+    """A training objective: `(output, batch) -> named terms`, per sample where it exists.
+
+    One that declares ``reads = ("features",)`` is called with what the model's head takes as well:
+    `(output, batch, features)`. `setup(run)`, where it exists, is called once before the first step.
+    """
 
     additive: ClassVar[bool] = True  # a batch's value is the mean over its samples: it may be split
     outputs: ClassVar[tuple[str, ...]] = ()  # the kinds of output (`Offer.output`) that it takes; empty: any
+    reads: ClassVar[tuple[str, ...]] = ()  # as for techniques
+    needs: ClassVar[tuple[str, ...]] = ()  # the columns that it reads from a batch, as for samplers
 
     def __call__(self, output: Any, batch: Batch) -> Terms:
+        raise NotImplementedError
+
+
+class Sampler:
+    """The order and make-up of the training batches. Evaluation always takes a split as it is stored.
+
+    `start` is called once, before anything is drawn; it sets `batches`, the batches of one epoch, which stays as it
+    is. Then `next` gives one batch after another: the indices of its samples in the training split, on the data's
+    device, in any number. A sample may come twice in a batch. A batch without samples makes a step in which nothing
+    is updated; it counts in the budget. Draw from `rng` alone, and keep it under a name with an underscore: it is
+    among the run's streams, and saved with them. Everything else that `next` depends on is state.
+
+    `needs` names the columns that the task must have, "target" or metadata ("group", "experience"); where they depend
+    on the settings, the constructor sets it. A sampler whose data come in experiences says in `experience` which one
+    the last batch is from, counted from 0, and in `experience_ended` whether it was that one's last:
+    `on_experience_end` follows, and an evaluation.
+    Where it has a method `observe(run, batch, losses)`, it is told after each (micro-)batch what came of it: the
+    objective of each sample (shape [B], detached), or None where there is none.
+    """
+
+    needs: tuple[str, ...] = ()
+    batches: int = 1
+    experience: int = 0
+    experience_ended: bool = False
+
+    def start(self, meta: Mapping[str, Tensor], size: int, batch_size: int, rng: torch.Generator) -> None:
+        """`meta` holds the metadata columns and "target", one row a sample; `size` counts the samples."""
+        raise NotImplementedError
+
+    def next(self) -> Tensor:
         raise NotImplementedError
 
 
@@ -409,17 +445,23 @@ class Technique:
 
         on_batch(run, batch) -> batch                  before the step, on the training (micro-)batch
         on_terms(run, terms, output, batch) -> terms   the loss terms of a training step, still named
+        on_experience_end(run)                         after an experience's last step, where the data come in such
         on_epoch_end(run)                              after an epoch's last step, before its evaluation
         after_evaluation(run, metrics)                 after an evaluation of the live run
         after_epoch(run)                               after an epoch's last step and its evaluation, where one is due
         on_end(run)                                    after the last step, before the final evaluation
 
     `reads` names what of the step it needs beside gradients (`Procedure.offers`): a procedure without it is refused.
-    `needs_total`: it must know the number of steps, as for a schedule.
+    With "features" in it, `run.features` is what entered the model's head in the last forward pass, with gradient.
+    `needs` names the columns that it reads from a batch, as for samplers. `needs_total`: it must know the number of
+    steps, as for a schedule. `additive` False says that the terms it adds or changes couple the samples of a batch, so
+    that a step cannot be split.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
     needs_total: ClassVar[bool] = False
+    additive: ClassVar[bool] = True
 
     def setup(self, run: Run) -> None:
         """Called once, when model and optimizer exist and before a checkpoint is loaded."""
@@ -452,7 +494,7 @@ class Procedure:
     """Owns the step. Never calls backward or step on an optimizer: `run.update(role, terms)` does."""
 
     uses: ClassVar[tuple[str, ...]] = ("model", "optimizer")
-    offers: ClassVar[tuple[str, ...]] = ("gradients", "output")  # what techniques may read from it
+    offers: ClassVar[tuple[str, ...]] = ("gradients", "output", "features")  # what techniques may read from it
     makes: ClassVar[tuple[str, ...]] = ("main",)  # the roles whose updates techniques may act on
 
     def prepare_model(self, run: Run, model: nn.Module) -> nn.Module:

@@ -46,6 +46,7 @@ SECTIONS = (
     Section("loss", "loss", "Loss", "What is minimized, where it is not the task's own objective."),
     Section("optimizer", "optimizer", "Optimizer", "How gradients become steps."),
     Section("schedule", "schedule", "Schedule", "How the learning rate changes over the run."),
+    Section("sampler", "sampler", "Batches", "Which samples each step sees; where none is named, all once an epoch."),
     Section("procedure", "procedure", "Procedure", "Who computes the step; backpropagation where none is named."),
     Section("decoder", "decoder", "Decoder", "How the trained model answers, where it is not by its plain output."),
     Section("techniques", "technique", "Techniques", "Whatever hooks into the step, in any number.", many=True),

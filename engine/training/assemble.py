@@ -21,6 +21,7 @@ from engine.parts import (
     Ask,
     Batch,
     Model,
+    Sampler,
     Schedule,
     Search,
     Splits,
@@ -37,7 +38,7 @@ from engine.recipe import Recipe
 from engine.settings import show
 from engine.training import live, sources
 from engine.training.carry import Carried, carry
-from engine.training.data import Shuffled, set_apart
+from engine.training.data import Columns, Sampled, Shuffled, Stream, metadata, set_apart
 from engine.training.random import derive_seed, forked
 from engine.training.recorder import Memory, Recorder
 from engine.training.roles import AFTER, BEFORE
@@ -138,7 +139,21 @@ def sketch(document: Mapping[str, Any], task: Task) -> nn.Module:
 
 
 def anatomy_of(model: nn.Module) -> Anatomy:
-    return model.anatomy() if isinstance(model, Model) else derive(model)
+    """What a model is made of. Where it does not tell, the reason is raised as ValueError when somebody asks."""
+    try:
+        return model.anatomy() if isinstance(model, Model) else derive(model)
+    except ValueError as error:
+        return Untold(str(error))
+
+
+class Untold(Anatomy):
+    """The anatomy of a model that does not tell it: such a model trains, with parts that need not know."""
+
+    def __init__(self, reason: str):
+        self.reason = reason
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError(self.reason)
 
 
 def problems(document: Mapping[str, Any]) -> list[Problem]:
@@ -159,11 +174,15 @@ def clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy) -> list[P
     for path, use in _uses(document):
         cls: Any = registry.classes()[use["use"]]
         requires = getattr(cls, "requires", None)
-        reason = requires(registry.settings_of(use), task, anatomy, document) if requires else None
+        try:
+            reason = requires(registry.settings_of(use), task, anatomy, document) if requires else None
+        except ValueError as error:  # the model does not tell what the part asks
+            reason = str(error)
         if reason:
             found.append(Problem(path, use["use"], reason))
         elif missing := _lacking(task, getattr(cls, "needs_side", ())):
             found.append(Problem(path, use["use"], missing))
+    found += _needs(document, task) + _couples(document) + _features(document, anatomy)
     found += _precision(document) + _horizon(document) + _loss(document, task)
     found += _offers(document) + _outer(document, task) + _other_structure(document, task)
     found += live.problems(_uses(document))
@@ -244,10 +263,69 @@ def _loss(document: Mapping[str, Any], task: Task) -> list[Problem]:
     if cls.outputs and task.offer.output not in cls.outputs:
         takes = " or ".join(cls.outputs)
         found.append(Problem("loss", use["use"], f"it takes {takes}, but the task offers {task.offer.output}."))
-    if not cls.additive and document["training"]["accumulate"] > 1:
-        sentence = f"{use['use']} couples the samples of a batch, so a step cannot be split; write accumulate = 1."
-        found.append(Problem("training.accumulate", document["training"]["accumulate"], sentence))
     return found
+
+
+def _couples(document: Mapping[str, Any]) -> list[Problem]:
+    """What is no mean over samples has another meaning on a part of the batch: the step must stay whole."""
+    parts = document["training"]["accumulate"]
+    if parts == 1:
+        return []
+    return [
+        Problem(
+            "training.accumulate",
+            parts,
+            f"{use['use']} couples the samples of a batch, so a step cannot be split; write accumulate = 1.",
+        )
+        for _, use in _uses(document)
+        if not getattr(registry.classes()[use["use"]], "additive", True)
+    ]
+
+
+def _needs(document: Mapping[str, Any], task: Task) -> list[Problem]:
+    """The columns that parts read from a batch: the task must have them in its training split."""
+    there = metadata(task.split("train"))
+    found = []
+    for path, use in _uses(document):
+        cls: Any = registry.classes()[use["use"]]
+        needs = _build(path, use).needs if issubclass(cls, Sampler) else getattr(cls, "needs", ())
+        missing = [name for name in needs if name not in there]
+        if not missing and path == "sampler":
+            found += _refused_data(document, task)
+        if missing:
+            names, has = " and ".join(missing), ", ".join(there) or "none"
+            sentence = f"it needs the column {names}, which {document['task']['use']} does not have; there is {has}."
+            found.append(Problem(path, use["use"], sentence))
+    return found
+
+
+def _refused_data(document: Mapping[str, Any], task: Task) -> list[Problem]:
+    """What a sampler says against the data when it starts on them."""
+    try:
+        batches_per_epoch(document, task)
+    except RecipeError as error:
+        return error.problems
+    return []
+
+
+def _features(document: Mapping[str, Any], anatomy: Anatomy) -> list[Problem]:
+    """What enters the head can be read only where the model has one."""
+    reading = [(path, use) for path, use in _uses(document) if reads_features(registry.classes()[use["use"]])]
+    reason = ""
+    if reading:
+        try:
+            head = anatomy.head
+            reason = "" if isinstance(head, nn.Module) else "its answer comes from no head"
+        except ValueError as error:
+            reason = str(error).rstrip(".")
+    model = document["model"]["use"]
+    sentence = f"it reads the features that the model's head takes, which {model} does not tell: {reason}."
+    return [Problem(path, use["use"], sentence) for path, use in reading if reason]
+
+
+def reads_features(part: Any) -> bool:
+    """Whether a part, or its class, reads what the model's head takes."""
+    return "features" in getattr(part, "reads", ())
 
 
 def _offers(document: Mapping[str, Any]) -> list[Problem]:
@@ -256,7 +334,7 @@ def _offers(document: Mapping[str, Any]) -> list[Problem]:
     found = []
     for path, use in _uses(document):
         cls: Any = registry.classes()[use["use"]]
-        if info(cls).kind not in ("technique", "probe", "decoder"):
+        if info(cls).kind not in ("technique", "probe", "decoder", "loss"):
             continue
         needs = {*cls.reads, *(("output",) if hasattr(cls, "on_terms") else ())}
         missing = sorted(needs.difference(procedure.offers))
@@ -342,6 +420,8 @@ def assemble(document: Mapping[str, Any], recorder: Recorder, device: torch.devi
         _make_players(run)
         for role in run.roles.values():
             _check_side(run, role.module)
+        if run.loss is not None and hasattr(run.loss, "setup"):
+            run.loss.setup(run)
         for i, technique in enumerate(run.techniques):
             with refusing(f"techniques.{i}", info(technique).id):
                 technique.setup(run)
@@ -350,6 +430,8 @@ def assemble(document: Mapping[str, Any], recorder: Recorder, device: torch.devi
                 run.decoder.setup(run)
     _require_statistics(run)
     run.make_ready()
+    if any(reads_features(registry.classes()[use["use"]]) for _, use in _uses(document)):
+        run.keep_features()
     if document["training"]["compile"]:
         run.compile()
     return run
@@ -366,7 +448,7 @@ def _build_run(document: Mapping[str, Any], task: Task, recorder: Recorder, devi
     decoder = _build("decoder", parts["decoder"]) if parts["decoder"] else None
     run = Run(document, task, model, procedure, techniques, loss, device, recorder, decoder)
     run.live = values
-    run.stream = Shuffled(run.columns_of("train"), document["training"]["batch_size"], run.rng("data order"))
+    run.stream = stream(document, run.columns_of("train"), run.rng("data order"))
     run.steps = total_steps(document["budget"], run.steps_per_epoch)
     for i, technique in enumerate(techniques):
         with refusing(f"techniques.{i}", info(technique).id):
@@ -399,6 +481,24 @@ def fitting() -> Iterator[None]:
     except (KeyError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"The checkpoint does not fit this recipe: {reason}") from None
+
+
+def stream(document: Mapping[str, Any], columns: Columns, generator: torch.Generator) -> Stream:
+    """The training batches: the sampler's, or each sample once an epoch in random order."""
+    size, use = document["training"]["batch_size"], document.get("sampler")
+    if not use:
+        return Shuffled(columns, size, generator)
+    sampler: Sampler = _build("sampler", use)
+    with refusing("sampler", use["use"]):
+        return Sampled(columns, size, sampler, generator)
+
+
+def batches_per_epoch(document: Mapping[str, Any], task: Task) -> int:
+    """How many steps an epoch will have. Raises RecipeError where the sampler refuses the data."""
+    if not document.get("sampler"):
+        return max(-(-task.size("train") // document["training"]["batch_size"]), 1)
+    columns = Columns(task, "train", torch.device("cpu"))
+    return max(stream(document, columns, torch.Generator().manual_seed(document["seed"])).batches, 1)
 
 
 def total_steps(budget: Mapping[str, Any], per_epoch: int) -> int | None:

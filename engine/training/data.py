@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from engine.kit.supervised import split_indices
-from engine.parts import Batch, Task
+from engine.parts import Batch, Sampler, Task
 from engine.training.random import derive_seed
+from engine.training.state import capture, restore
 
 # Rows are gathered a block of batches at a time: one gather serves many batches, and memory stays bounded.
 BLOCK_BYTES = 32 << 20
@@ -76,12 +77,41 @@ class Columns:
             yield self.batch(rows, start, min(start + size, end))
 
 
+class Stream(Protocol):
+    """Training batches without end, in epochs of equal length; saved and loaded in the middle of one."""
+
+    batch_size: int
+
+    @property
+    def experience(self) -> int:
+        """The experience that the last batch is from, 0 where the data come in none."""
+
+    @property
+    def experience_ended(self) -> bool:
+        """Whether the last batch was the last one of its experience."""
+
+    @property
+    def batches(self) -> int:
+        """Batches in one epoch."""
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """Whether the last batch was the last one of its epoch."""
+
+    def next(self) -> Batch: ...
+    def state(self) -> dict[str, Any]: ...
+    def load(self, state: dict[str, Any]) -> None: ...
+
+
 class Shuffled:
-    """A stream of batches: every epoch a new order; the last batch of an epoch may be smaller.
+    """A stream that takes each sample once an epoch, in a new order; the last batch of an epoch may be smaller.
 
     Its state is the generator's state at the start of the epoch and the batches taken since, so that a resumed run
     goes on in the middle of an epoch with the very batch that would have come.
     """
+
+    experience = 0
+    experience_ended = False
 
     def __init__(self, columns: Columns, batch_size: int, generator: torch.Generator):
         self.columns = columns
@@ -139,3 +169,52 @@ class Shuffled:
         if self.taken == 0:  # not begun: the epoch's order is drawn when its first batch is asked for
             self._order = None
             self.generator.set_state(state["generator"].cpu())
+
+
+class Sampled:
+    """The training stream of a sampler: its indices, gathered a batch at a time."""
+
+    def __init__(self, columns: Columns, batch_size: int, sampler: Sampler, generator: torch.Generator):
+        self.columns = columns
+        self.batch_size = batch_size
+        self.sampler = sampler
+        self.epoch = 0
+        self.taken = 0
+        sampler.start(metadata(columns.tensors), columns.size, batch_size, generator)
+
+    @property
+    def batches(self) -> int:
+        return self.sampler.batches
+
+    @property
+    def at_epoch_end(self) -> bool:
+        return self.taken == self.batches
+
+    @property
+    def experience(self) -> int:
+        return self.sampler.experience
+
+    @property
+    def experience_ended(self) -> bool:
+        return self.sampler.experience_ended
+
+    def next(self) -> Batch:
+        if self.at_epoch_end:
+            self.epoch, self.taken = self.epoch + 1, 0
+        self.taken += 1
+        index = self.sampler.next()
+        return self.columns.batch(self.columns.rows(index), 0, len(index))
+
+    def state(self) -> dict[str, Any]:
+        """The generator is saved with the run's streams."""
+        return {"epoch": self.epoch, "taken": self.taken, "sampler": capture(self.sampler)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.epoch, self.taken = state["epoch"], state["taken"]
+        restore(self.sampler, state["sampler"], self.columns.index.device)
+
+
+def metadata(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a sampler may choose by: the metadata columns by their own names, and the target where it is a tensor."""
+    found = {name.removeprefix("meta."): t for name, t in columns.items() if name.startswith("meta.")}
+    return {**found, **({"target": columns["target"]} if "target" in columns else {})}

@@ -82,6 +82,8 @@ class Trainer:
         self._looked = self._clock
         self._shown = (0, 0.0)  # step and seconds of the last throughput point
         self._on_batch = [t.on_batch for t in run.techniques if hasattr(t, "on_batch")]
+        self._observe = getattr(getattr(run.stream, "sampler", None), "observe", None)
+        run.keep_losses = self._observe is not None
         self._waiting = threading.Event()
 
     # -- the whole run ---------------------------------------------------------------------------------------------
@@ -134,7 +136,7 @@ class Trainer:
         assert run.stream is not None
         batch = run.stream.next()
         run.before_step()
-        micros = _split(batch, run.accumulate)
+        micros = _split(batch, run.accumulate) if len(batch) else []  # a step without samples only counts
         for number, micro in enumerate(micros):
             run.share, run.last_micro = len(micro) / len(batch), number == len(micros) - 1
             for hook in self._on_batch:
@@ -142,16 +144,22 @@ class Trainer:
             run.batch = micro
             run.give_side(micro)
             run.procedure.step(run, micro)
+            if self._observe is not None:
+                self._observe(run, micro, run.losses)
+                run.losses = None
         if run.step_loss is not None:
             run.recorder.watch("train/loss", run.step, run.step_loss)
             run.step_loss = None
         self._log_rate()
         run.after_step()
         run.step += 1
-        epoch_ends = run.stream.at_epoch_end
+        epoch_ends, experience_ends = run.stream.at_epoch_end, run.stream.experience_ended
+        if experience_ends:
+            self._call("on_experience_end")
         if epoch_ends:
             self._call("on_epoch_end")
-        if self.interval and run.step % self.interval == 0 and not self._over():
+        due = self.interval and (run.step % self.interval == 0 or experience_ends)
+        if due and not self._over():
             self._call("after_evaluation", self.evaluate())
         if epoch_ends:
             self._call("after_epoch")

@@ -17,6 +17,7 @@ from engine.recipe import BY_NAME, Recipe
 from engine.settings import fill_use
 from engine.training.assemble import (
     anatomy_of,
+    batches_per_epoch,
     build_search,
     build_study,
     build_task,
@@ -48,21 +49,29 @@ def preview(text: str) -> dict[str, Any]:
             build_search(document)
         if document["study"]:
             check_study(recipe, document)
+        anatomy = anatomy_of(model)
+        found = clashes(document, task, anatomy)
+        per_epoch = batches_per_epoch({**document, "sampler": None} if found else document, task)
     except RecipeError as error:
         return {"problems": [_problem(problem) for problem in error.problems]}
-    anatomy = anatomy_of(model)
-    per_epoch = max(-(-task.size("train") // document["training"]["batch_size"]), 1)
     steps = total_steps(document["budget"], per_epoch)
     return {
-        "problems": [_problem(problem) for problem in clashes(document, task, anatomy)],
+        "problems": [_problem(problem) for problem in found],
         "model": describe_model(model, task, document),
         "schedule": curves(document, steps, per_epoch),
         "data": {"splits": {s: task.size(s) for s in Splits if task.size(s)}, "figure": task.figure()},
         "order": order_of([registry.build(use) for use in enabled(document["techniques"])]),
         "steps": steps,
         "steps_per_epoch": per_epoch,
-        "sites": {role: [site.path for site in anatomy.sites(role)] for role in ROLES},
+        "sites": _sites(anatomy),
     }
+
+
+def _sites(anatomy: Anatomy) -> dict[str, list[str]]:
+    try:
+        return {role: [site.path for site in anatomy.sites(role)] for role in ROLES}
+    except ValueError:  # the model does not tell
+        return {}
 
 
 def check_study(recipe: Recipe, document: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from engine.errors import AthanorError
 from engine.kit import calibration
@@ -33,7 +34,7 @@ from engine.parts import (
 )
 from engine.parts import named_modules_with as modules_with
 from engine.training import roles
-from engine.training.data import Columns, Shuffled
+from engine.training.data import Columns, Shuffled, Stream
 from engine.training.oracle import Oracle
 from engine.training.random import Streams, derive_seed, forked, global_state
 from engine.training.recorder import Recorder
@@ -85,12 +86,16 @@ class Run:
         self.step_loss: Tensor | None = None  # of the main role, or the sum over all where there is none
         self.batch: Batch | None = None
         self.draw: dict[str, Tensor] | None = None
-        self.stream: Shuffled | None = None
+        self.stream: Stream | None = None
         self.further: dict[str, Shuffled] = {}
         self.live: dict[str, Value] = {}  # the settings that a part of this run learns, by path
         self.default_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None
         self.default_schedule: Callable[[], Schedule | None] = lambda: None
+        self.losses: Tensor | None = None  # of the (micro-)batch's samples, where the sampler observes them
+        self.keep_losses = False
         self._columns: dict[str, Columns] = {}
+        self._entered: dict[str, Tensor] = {}  # the head, in the last forward pass
+        self._head_hook: RemovableHandle | None = None
         self._call: nn.Module | Callable[..., Any] = model
         self._on_terms: list[Callable[..., Terms]] = []
         self._aux: list[tuple[str, nn.Module]] = []
@@ -180,7 +185,11 @@ class Run:
 
     def objective(self, output: Any, batch: Batch) -> Terms:
         """The recipe's loss, or the task's own."""
-        return self.loss(output, batch) if self.loss is not None else self.task.objective(output, batch)
+        if self.loss is None:
+            return self.task.objective(output, batch)
+        if "features" in self.loss.reads:
+            return self.loss(output, batch, self.features)  # type: ignore[call-arg]
+        return self.loss(output, batch)
 
     def terms(self, output: Any, batch: Batch) -> Terms:
         """All terms of a training step, named: the objective, the layers' own, and what techniques add or change."""
@@ -195,9 +204,35 @@ class Run:
             terms = hook(self, terms, output, batch)
         return terms
 
+    @property
+    def features(self) -> Tensor:
+        """What entered the model's head in the last forward pass, with its gradient, in training and evaluation.
+
+        For parts that declare ``reads = ("features",)``. Raises AthanorError where none does.
+        """
+        if "features" not in self._entered:
+            raise AthanorError('There are no features: no part that reads "features" is in the recipe, or no pass yet.')
+        found = self._entered["features"]
+        return _to_fp32(found) if self.precision != "fp32" else found
+
+    def keep_features(self) -> None:
+        """From now on `features` holds what enters the head of the model as it is; again after the head was changed."""
+        head, entered = self.anatomy.head, self._entered
+        if self._head_hook is not None:
+            self._head_hook.remove()
+
+        def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if module is head:  # a copy of the model has a copy of this hook
+                entered["features"] = inputs[0]
+
+        self._head_hook = head.register_forward_pre_hook(keep)
+
     def update(self, role: str, terms: Terms) -> None:
         """Takes one step of a role; see `roles.update`."""
         player = self.roles[role]
+        if self.keep_losses:
+            each = [term.detach() for term in terms.values() if term.dim() == 1]
+            self.losses = torch.stack(each).sum(0) if each else None
         loss = roles.update(self, player, terms, self.batch.weight if self.batch is not None else None)
         prefix = "train" if role == "main" else role
         if len(self.roles) > 1:
@@ -399,6 +434,7 @@ class Run:
 
     def before_step(self) -> None:
         """What the engine does at the start of a step, before any part."""
+        self._entered.clear()
         if self.keep_draw:
             self.draw = global_state(self.device)
         self.tick(self.progress)

@@ -25,7 +25,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("studied", [e.id for e in CATALOG.of_kind("study")])
 
 
-TRAINED = ("task", "model", "layer", "loss", "optimizer", "schedule", "technique", "procedure", "decoder", "probe")
+TRAINED = (
+    *("task", "model", "layer", "loss", "sampler", "optimizer"),
+    *("schedule", "technique", "procedure", "decoder", "probe"),
+)
 
 
 @pytest.fixture(scope="session")
