@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from engine.kit.tied import Group, find_groups, like
-from engine.parts import Offer
+from engine.parts import Model, Offer
 
 _ACTIVATIONS = tuple(
     getattr(nn.modules.activation, name) for name in nn.modules.activation.__all__ if name != "MultiheadAttention"
@@ -247,6 +247,25 @@ def trace(module: nn.Module, leaf: Callable[[nn.Module], bool] | None = None) ->
             f"{type(module).__name__} cannot be traced: {reason}. Avoid branches on values in its forward, or give it "
             "a method anatomy() that says what its stem, blocks and head are."
         ) from error
+
+
+class Untold(Anatomy):
+    """The anatomy of a model that does not tell it: such a model trains, with parts that need not know."""
+
+    def __init__(self, reason: str):
+        self.reason = reason
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError(self.reason)
+
+
+def anatomy_of(model: nn.Module) -> Anatomy:
+    """What a model is made of, derived where it is a foreign module. Where neither tells, the reason is raised as
+    ValueError when somebody asks."""
+    try:
+        return model.anatomy() if isinstance(model, Model) else derive(model)
+    except ValueError as error:
+        return Untold(str(error))
 
 
 def derive(module: nn.Module, example: Tensor | None = None) -> Anatomy:

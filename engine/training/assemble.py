@@ -15,12 +15,11 @@ from torch.utils.hooks import RemovableHandle
 from engine import registry
 from engine.catalog import Catalog
 from engine.errors import AthanorError, CheckpointError, Problem, RecipeError
-from engine.kit.anatomy import Anatomy, derive
+from engine.kit.anatomy import Anatomy, anatomy_of
 from engine.kit.calibration import norms_of
 from engine.parts import (
     Ask,
     Batch,
-    Model,
     Sampler,
     Schedule,
     Search,
@@ -136,24 +135,6 @@ def sketch(document: Mapping[str, Any], task: Task) -> nn.Module:
         with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
             return _build("model", document["model"], task.offer)
         return _build("model", document["model"], task.offer)
-
-
-def anatomy_of(model: nn.Module) -> Anatomy:
-    """What a model is made of. Where it does not tell, the reason is raised as ValueError when somebody asks."""
-    try:
-        return model.anatomy() if isinstance(model, Model) else derive(model)
-    except ValueError as error:
-        return Untold(str(error))
-
-
-class Untold(Anatomy):
-    """The anatomy of a model that does not tell it: such a model trains, with parts that need not know."""
-
-    def __init__(self, reason: str):
-        self.reason = reason
-
-    def __getattr__(self, name: str) -> Any:
-        raise ValueError(self.reason)
 
 
 def problems(document: Mapping[str, Any]) -> list[Problem]:

@@ -10,13 +10,12 @@ from torch import nn
 
 from engine import registry
 from engine.errors import Problem, RecipeError
-from engine.kit.anatomy import Anatomy
+from engine.kit.anatomy import Anatomy, anatomy_of
 from engine.kit.cost import cost_of
 from engine.parts import Batch, Progress, Schedule, Splits, Task
 from engine.recipe import BY_NAME, Recipe
 from engine.settings import fill_use
 from engine.training.assemble import (
-    anatomy_of,
     batches_per_epoch,
     build_search,
     build_study,

@@ -14,12 +14,11 @@ from torch.utils.hooks import RemovableHandle
 
 from engine.errors import AthanorError
 from engine.kit import calibration
-from engine.kit.anatomy import Anatomy
+from engine.kit.anatomy import Anatomy, anatomy_of
 from engine.parts import (
     Batch,
     Decoder,
     Loss,
-    Model,
     Procedure,
     Progress,
     Schedule,
@@ -125,9 +124,7 @@ class Run:
 
     @property
     def anatomy(self) -> Anatomy:
-        from engine.kit.anatomy import derive
-
-        return self.model.anatomy() if isinstance(self.model, Model) else derive(self.model)
+        return anatomy_of(self.model)
 
     def rng(self, name: str) -> torch.Generator:
         """The named random stream of this run, on its device."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from engine.fields import LayerPart, Sites
-from engine.kit.anatomy import Anatomy, Site, derive
-from engine.parts import Model, Task, Technique, technique
+from engine.kit.anatomy import Anatomy, Site, anatomy_of
+from engine.parts import Task, Technique, technique
 
 if TYPE_CHECKING:
     from engine.training.run import Run
@@ -40,7 +40,7 @@ class Replace(Technique):
         self.replaced: list[str] = []
 
     def prepare_model(self, run: Run, model: nn.Module) -> nn.Module:
-        anatomy = model.anatomy() if isinstance(model, Model) else derive(model)
+        anatomy = anatomy_of(model)
         sites = selected(anatomy, self._layer, self.sites)
         for site in sites:
             site.put(_made(self._layer, site))
