@@ -111,6 +111,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float, causal: bool):
         super().__init__()
         self.features, self.heads, self.dropout, self.causal = width, heads, dropout, causal
+        self.scale: float | None = None  # of the scores; None is one over the root of a head's size
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
@@ -118,7 +119,7 @@ class Attention(nn.Module):
         batch, length, width = x.shape
         q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal, scale=self.scale)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
 
     def tie(self, tying: Tying, path: str, x: Layout) -> Layout:
