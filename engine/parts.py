@@ -362,7 +362,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is: optimizer steps done, steps in all (None when the budget is open), and the epoch."""
+    """Where a run is: optimizer steps done, steps in all (None when the budget is open), and the epoch.
+
+    In a recipe with phases all three count from the begin of the phase: a fraction of the run is one of the phase.
+    """
 
     step: int
     steps: int | None = None
@@ -494,6 +497,7 @@ class Procedure:
     """Owns the step. Never calls backward or step on an optimizer: `run.update(role, terms)` does."""
 
     uses: ClassVar[tuple[str, ...]] = ("model", "optimizer")
+    trains: ClassVar[bool] = True  # False: there are no steps; `act` is called once, before the final evaluation
     offers: ClassVar[tuple[str, ...]] = ("gradients", "output", "features")  # what techniques may read from it
     makes: ClassVar[tuple[str, ...]] = ("main",)  # the roles whose updates techniques may act on
 
@@ -506,6 +510,10 @@ class Procedure:
 
     def step(self, run: Run, batch: Batch) -> Any:
         """One training step on one (micro-)batch; returns the output where there is one, for the training metrics."""
+        raise NotImplementedError
+
+    def act(self, run: Run) -> None:
+        """What a procedure that trains nothing does, once: edits ``run.model`` in place, logs what it finds."""
         raise NotImplementedError
 
     def predict(self, run: Run, batch: Batch) -> Any:

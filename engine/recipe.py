@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT, Array, InlineTable, Table
 
+from engine import phases
 from engine.catalog import Catalog
 from engine.errors import Problem, RecipeError
 from engine.settings import a_kind, check_settings, check_use, did_you_mean, fill, fill_use, show
@@ -58,6 +60,7 @@ SECTIONS = (
 )
 BY_NAME = {section.name: section for section in SECTIONS}
 PLANS = ("search", "study")  # the sections that make a recipe a plan of many runs, carried out as one sweep
+PHASES = "phases"  # stretches of the run, each with changes of its own to these sections: see `engine.phases`
 TOP: dict[str, type] = {"schema": int, "name": str, "notes": str, "seed": int}
 
 
@@ -108,7 +111,7 @@ class Recipe:
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Recipe:
         """A recipe from plain data, its sections in the usual order."""
-        order = [*TOP, *BY_NAME]
+        order = [*TOP, *BY_NAME, PHASES]
         ranked = sorted(document.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
         return cls(tomlkit.parse(tomlkit.dumps(dict(ranked))))
 
@@ -173,7 +176,7 @@ class Recipe:
     def set(self, path: str, value: Any) -> None:
         """Writes a value; tables on the way are made where there are none. Raises RecipeError where none can be."""
         *parents, last = path.split(".")
-        if not parents and isinstance(value, Mapping | list) and last in BY_NAME:
+        if not parents and isinstance(value, Mapping | list) and last in (*BY_NAME, PHASES):
             self._write_section(last, value)
             return
         here: Any = self._toml
@@ -263,8 +266,10 @@ class Recipe:
                     problems.append(Problem(key, value, f"{show(value)} is not {right}."))
                 elif key == "seed" and not 0 <= self.seed < 2**63:
                     problems.append(Problem(key, value, f"{show(value)} is not a whole number from 0 to 2^63 - 1."))
+            elif key == PHASES:
+                problems += phases.check(self.document, partial(self._check_named, catalog))
             elif key not in BY_NAME:
-                hint = did_you_mean(key, [*BY_NAME, *TOP]) or f" A recipe has {', '.join(BY_NAME)}."
+                hint = did_you_mean(key, [*BY_NAME, PHASES, *TOP]) or f" A recipe has {', '.join(BY_NAME)}, {PHASES}."
                 problems.append(Problem(key, value, f"a recipe has no section {key!r}.{hint}"))
             else:
                 problems += self._check_section(BY_NAME[key], value, catalog)
@@ -313,6 +318,9 @@ class Recipe:
         found = trial.check(catalog)
         return found[0].message if found else ""
 
+    def _check_named(self, catalog: Catalog, name: str, value: Any, path: str) -> list[Problem]:
+        return self._check_section(BY_NAME[name], value, catalog)
+
     def _check_section(self, section: Section, value: Any, catalog: Catalog) -> list[Problem]:
         if section.many:
             if not isinstance(value, list):
@@ -335,6 +343,16 @@ class Recipe:
     def filled(self, catalog: Catalog) -> dict[str, Any]:
         """The whole recipe with every default written out, those of sections that it leaves out too."""
         document = self.document
+        filled = self._filled(document, catalog)
+        filled[PHASES] = []
+        for number, phase in enumerate(document.get(PHASES) or []):
+            after, origins = phases.merged(document, phase, number)
+            own = {"repeat": 1, "back_to": phase["name"], "rewind": "", "inherit": "weights"}
+            own |= {key: phase[key] for key in phases.OWN if key in phase}
+            filled[PHASES].append({**own, "origins": origins, "recipe": {**self._filled(after, catalog), PHASES: []}})
+        return filled
+
+    def _filled(self, document: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
         filled: dict[str, Any] = {"name": self.name, "seed": self.seed, "notes": document.get("notes", "")}
         for section in SECTIONS:
             value = document.get(section.name)
@@ -448,7 +466,7 @@ def _step(here: Any, key: str) -> Any:
 
 def _place_of(name: str, lines: list[str]) -> int:
     """The line at which a new section goes: before the first one that usually follows it, above its comments."""
-    order = list(BY_NAME)
+    order = [*BY_NAME, PHASES]
     following = order[order.index(name) + 1 :]
     for number, line in enumerate(lines):
         header = re.match(r"\s*\[{1,2}\s*([A-Za-z_]+)", line)

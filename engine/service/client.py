@@ -27,6 +27,9 @@ START_PATIENCE = 10.0
 
 LOG_LIMIT = 5_000_000
 
+KEPT_BESIDE = ("phases/*.pt", "sources/*.checkpoint", "sources/*.json")
+"""What a branch needs beside the checkpoint: moments of earlier phases, and what was resolved of other runs."""
+
 LOOKS = 3
 """How often a checkpoint that is replaced meanwhile is looked for again."""
 
@@ -137,6 +140,11 @@ class Engine:
             file = self.workspace.run_folder(parent["id"]) / f"{entry['name']}.pt"
             try:
                 keep(file, self.workspace.origin(child))
+                for kept in KEPT_BESIDE:
+                    for other in file.parent.glob(kept):
+                        place = self.workspace.run_folder(child) / other.relative_to(file.parent)
+                        place.parent.mkdir(mode=0o700, exist_ok=True)
+                        keep(other, place)
                 return int(entry["step"])
             except FileNotFoundError:  # the parent trains, and has just replaced it by a newer one
                 parent = find(self.log, parent["id"])

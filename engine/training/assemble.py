@@ -35,7 +35,7 @@ from engine.parts import (
 )
 from engine.recipe import Recipe
 from engine.settings import show
-from engine.training import live, sources
+from engine.training import live, phases, sources
 from engine.training.carry import Carried, carry
 from engine.training.data import Columns, Sampled, Shuffled, Stream, metadata, set_apart
 from engine.training.random import derive_seed, forked
@@ -78,6 +78,8 @@ def with_model(document: dict[str, Any]) -> dict[str, Any]:
         text = document["training"]["start_from"]
         with refusing("training.start_from", text):
             document["model"] = dict(sources.source(text).recipe["model"])
+        for phase in document["phases"]:
+            phase["recipe"]["model"] = document["model"]
     return document
 
 
@@ -149,7 +151,9 @@ def problems(document: Mapping[str, Any]) -> list[Problem]:
 
 def clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy) -> list[Problem]:
     """What the parts say against each other: their own `requires` first, then the rules that hold for all."""
-    found = sources.problems(document)
+    if document.get("phases"):
+        return phases.clashes(document, task)
+    found = sources.problems(document) + _trainless(document)
     if found:
         return found
     for path, use in _uses(document):
@@ -211,13 +215,22 @@ def _precision(document: Mapping[str, Any]) -> list[Problem]:
 
 def _horizon(document: Mapping[str, Any]) -> list[Problem]:
     """Curves over the whole run need to know its length."""
-    if total_steps(document["budget"], 1) is not None:
+    if steps_of(document, 1) is not None:
         return []
     return [
         Problem(path, use["use"], f"{use['use']} needs to know the number of steps; set budget.epochs or budget.steps.")
         for path, use in _uses(document)
         if getattr(registry.classes()[use["use"]], "needs_total", False)
     ]
+
+
+def _trainless(document: Mapping[str, Any]) -> list[Problem]:
+    """A procedure that trains nothing has no budget: 0 steps elsewhere mean no limit."""
+    if getattr(registry.classes()[document["procedure"]["use"]], "trains", True):
+        return []
+    sentence = f"{document['procedure']['use']} trains nothing: it acts once. Leave [budget] out."
+    limits = {name: document["budget"][name] for name in ("epochs", "steps", "seconds")}
+    return [Problem(f"budget.{name}", value, sentence) for name, value in limits.items() if value]
 
 
 def _outer(document: Mapping[str, Any], task: Task) -> list[Problem]:
@@ -386,18 +399,30 @@ def _require_statistics(run: Run) -> None:
 
 
 def assemble(document: Mapping[str, Any], recorder: Recorder, device: torch.device | None = None) -> Run:
-    """A run ready for its first step. Raises RecipeError where parts clash."""
+    """A run ready for its first step, in its first phase. Raises RecipeError where parts clash."""
     device = device or pick_device(document["training"]["device"])
-    with sources.around(device=device, seed=document["seed"], sink=recorder.sink):
+    with sources.around(device=device, seed=document["seed"], sink=recorder.sink) as here:
         task = build_task(document)
         found = clashes(document, task, anatomy_of(sketch(document, task)))
         if found:
             raise RecipeError(found)
+        return assemble_stage(phases.Course(document, task, here.folder), 0, recorder, device)
+
+
+def assemble_stage(
+    course: phases.Course, index: int, recorder: Recorder, device: torch.device, weights: nn.Module | None = None
+) -> Run:
+    """The run of one phase; its model takes the weights of another one where they are given."""
+    stage = course.stages[index]
+    document = stage.document
+    with sources.around(device=device, seed=document["seed"], sink=recorder.sink, points=course):
         torch.manual_seed(derive_seed(document["seed"], "layers"))
         with forked(device, derive_seed(document["seed"], "initial weights")):
-            run = _build_run(document, task, recorder, device)
+            run = _build_run(document, course.task(stage), recorder, device)
             _check_side(run, run.model)
-            _start_from_data(run, _start_from(run))
+            _start_from_data(run, carry(weights, run.model) if weights is not None else _start_from(run))
+        run.course, run.stage = course, stage
+        course.place(run, 0, 0.0)
         _make_players(run)
         for role in run.roles.values():
             _check_side(run, role.module)
@@ -430,7 +455,6 @@ def _build_run(document: Mapping[str, Any], task: Task, recorder: Recorder, devi
     run = Run(document, task, model, procedure, techniques, loss, device, recorder, decoder)
     run.live = values
     run.stream = stream(document, run.columns_of("train"), run.rng("data order"))
-    run.steps = total_steps(document["budget"], run.steps_per_epoch)
     for i, technique in enumerate(techniques):
         with refusing(f"techniques.{i}", info(technique).id):
             run.model = technique.prepare_model(run, run.model)
@@ -442,6 +466,7 @@ def _build_run(document: Mapping[str, Any], task: Task, recorder: Recorder, devi
 
 def rebuilt(document: Mapping[str, Any], state: Mapping[str, Any] | None, device: torch.device) -> nn.Module:
     """The model of a recipe with the weights of a checkpoint; as it begins where there is none."""
+    document = phases.document_at(document, state)
     with sources.around(device=device, seed=document["seed"], sink=None):
         torch.manual_seed(derive_seed(document["seed"], "layers"))
         with forked(device, derive_seed(document["seed"], "initial weights")):
@@ -480,6 +505,12 @@ def batches_per_epoch(document: Mapping[str, Any], task: Task) -> int:
         return max(-(-task.size("train") // document["training"]["batch_size"]), 1)
     columns = Columns(task, "train", torch.device("cpu"))
     return max(stream(document, columns, torch.Generator().manual_seed(document["seed"])).batches, 1)
+
+
+def steps_of(document: Mapping[str, Any], per_epoch: int) -> int | None:
+    """Optimizer steps of a recipe, or of a phase: none where its procedure trains nothing."""
+    trains = getattr(registry.classes()[document["procedure"]["use"]], "trains", True)
+    return total_steps(document["budget"], per_epoch) if trains else 0
 
 
 def total_steps(budget: Mapping[str, Any], per_epoch: int) -> int | None:

@@ -21,7 +21,7 @@ import torch
 from engine import registry
 from engine.errors import AthanorError
 from engine.parts import Batch, Probe, Progress, info
-from engine.training import checkpoint, sources
+from engine.training import checkpoint, phases, sources
 from engine.training.assemble import assemble, enabled, fitting, pick_device
 from engine.training.measure import parameter_count, sparsity
 from engine.training.random import forked, global_state, set_global_state
@@ -66,66 +66,80 @@ class Trainer:
     """Drives one run to its end, from the start or from a checkpoint. `folder` None keeps no checkpoints."""
 
     def __init__(self, run: Run, folder: Path | None = None):
-        self.run = run
         self.folder = folder
         self.sink = run.recorder.sink
-        training = run.recipe["training"]
-        self.interval = round(training["evaluate_every"] * run.steps_per_epoch)
         self.metrics: dict[str, float] = {}
         self.best: tuple[float, int] | None = None
         self._best_state: dict[str, Any] | None = None
-        self._stale = 0  # evaluations since the watched series last improved
-        self._watched_best: float | None = None
-        self._ended_early = False
         self._saved_at = time.monotonic()
         self._clock = time.perf_counter()
         self._looked = self._clock
         self._shown = (0, 0.0)  # step and seconds of the last throughput point
+        self._waiting = threading.Event()
+        if folder is not None:
+            run.course.store(folder)
+        self._take(run)
+
+    def _take(self, run: Run) -> None:
+        """Drives this run from now on: the first one, or that of the next phase."""
+        self.run = run
+        self.interval = round(run.recipe["training"]["evaluate_every"] * run.steps_per_epoch)
+        self._began = run.seconds  # of training, before this phase
+        self._stale = 0  # evaluations since the watched series last improved
+        self._watched_best: float | None = None
+        self._ended_early = False
+        self._acted = run.procedure.trains  # whether a procedure that acts once has done so
+        self._evaluated: int | None = None  # the step of the last evaluation
+        self._due = run.course.due(run)
         self._on_batch = [t.on_batch for t in run.techniques if hasattr(t, "on_batch")]
         self._observe = getattr(getattr(run.stream, "sampler", None), "observe", None)
         run.keep_losses = self._observe is not None
-        self._waiting = threading.Event()
 
     # -- the whole run ---------------------------------------------------------------------------------------------
 
     def train(self) -> Outcome:
         """Trains until the budget, an early stop, a request or a divergence ends the run."""
-        run = self.run
         try:
-            if self.folder is not None and run.step == 0:
+            if self.folder is not None and self.run.step == 0:
                 self.save()
             self._announce("training")
             self._clock = time.perf_counter()
-            while not self._finished():
-                self._step()
-            return self._finish("done")
+            self._keep_moment()
+            while True:
+                while not self._finished():
+                    self._step()
+                if self.run.stage is self.run.course.stages[-1] or self._at_share():
+                    return self._finish("done")
+                self._next_phase()
         except Stopped:
-            return self._close("stopped", f"Stopped at step {run.step}.")
+            return self._close("stopped", f"Stopped at step {self.run.step}.")
         except Diverged as error:
             return self._close("diverged", str(error), save=False)
 
     def _finished(self) -> bool:
-        """Whether the run ends here: all of it is done, or its share."""
+        """Whether this phase is at its end, or the share of the whole run after which it may go on some other day."""
         return self._over() or self._at_share()
 
     @property
     def last(self) -> int | None:
         """The step at which it ends, where steps end it."""
-        run, share = self.run, self.run.recipe["budget"]["share"]
+        run, share = self.run, self.run.course.share
         return max(round(share * run.steps), 1) if run.steps and share < 1 else run.steps
 
     def _at_share(self) -> bool:
-        """Whether a share of the budget is reached after which the run may go on some other day."""
-        budget = self.run.recipe["budget"]
-        if self.last is not None and self.run.step >= self.last:
+        run, share, seconds = self.run, self.run.course.share, self.run.recipe["budget"]["seconds"]
+        if share == 1:
+            return False
+        if self.last is not None and run.step >= self.last:
             return True
-        return bool(budget["seconds"]) and self._seconds() >= budget["share"] * budget["seconds"]
+        return bool(seconds) and self._seconds() - self._began >= share * seconds
 
     def _over(self) -> bool:
+        """Whether this phase is at its end; the whole run, where it has no phases."""
         run, budget = self.run, self.run.recipe["budget"]
-        if self._ended_early or (run.steps is not None and run.step >= run.steps):
+        if self._ended_early or (run.end is not None and run.step >= run.end):
             return True
-        return bool(budget["seconds"]) and self._seconds() >= budget["seconds"]
+        return bool(budget["seconds"]) and self._seconds() - self._began >= budget["seconds"]
 
     def _seconds(self) -> float:
         """Seconds of training so far, pauses not counted."""
@@ -158,11 +172,13 @@ class Trainer:
             self._call("on_experience_end")
         if epoch_ends:
             self._call("on_epoch_end")
-        due = self.interval and (run.step % self.interval == 0 or experience_ends)
-        if due and not self._over():
+        due = self.interval and ((run.step - run.begin) % self.interval == 0 or experience_ends)
+        if due and not self._ends():
             self._call("after_evaluation", self.evaluate())
         if epoch_ends:
             self._call("after_epoch")
+        if run.step in self._due:
+            self._keep_moment()
         if time.perf_counter() - self._looked > LOOK_SECONDS:
             self._look_up()
 
@@ -176,6 +192,46 @@ class Trainer:
             method = getattr(technique, hook, None)
             if method is not None:
                 method(self.run, *arguments)
+
+    def _act(self) -> None:
+        """What a procedure that trains nothing does, once."""
+        if not self._acted:
+            self.run.procedure.act(self.run)
+            self._acted = True
+
+    # -- phases ----------------------------------------------------------------------------------------------------
+
+    def _ends(self) -> bool:
+        """Whether the last phase is at its end: the final evaluation comes next."""
+        return self.run.stage is self.run.course.stages[-1] and self._over()
+
+    def _next_phase(self) -> None:
+        """Ends a phase and goes over to the one that follows it."""
+        run, course = self.run, self.run.course
+        self._flush()
+        self._act()
+        if self.interval and self._evaluated != run.step and run.columns_of("val").size:
+            self._call("after_evaluation", self.evaluate())
+        for technique in phases.leaving(run):
+            if hasattr(technique, "on_end"):
+                technique.on_end(run)
+        if course.wants_last(run.stage):
+            course.keep(run.stage, "last", self.state())
+        seconds = self._seconds()
+        following = phases.follow(run, self.state())
+        following.seconds, self._clock = seconds, time.perf_counter()
+        self._take(following)
+        self.best = self._best_state = None  # the best of the last phase is the run's
+        self._announce("training")
+        self._keep_moment()
+        self.save()
+        course.drop()
+
+    def _keep_moment(self) -> None:
+        """Keeps the state of this step where a later phase names it."""
+        moment = self._due.get(self.run.step)
+        if moment is not None:
+            self.run.course.keep(self.run.stage, moment, self.state())
 
     # -- between steps ---------------------------------------------------------------------------------------------
 
@@ -231,8 +287,11 @@ class Trainer:
 
     def _announce(self, state: str) -> None:
         run = self.run
-        epochs = self.last / run.steps_per_epoch if self.last is not None else None
-        self.sink.run(state=state, step=run.step, steps=self.last, epoch=run.epoch, epochs=epochs, message="")
+        epochs = run.course.epochs(run)
+        if epochs is not None and run.course.share < 1:
+            epochs *= run.course.share
+        columns: dict[str, Any] = {"message": f"Phase {run.stage.label}" if run.stage.label else ""}
+        self.sink.run(state=state, step=run.step, steps=self.last, epoch=run.epoch, epochs=epochs, **columns)
         self.sink.flush(wait=False)
 
     # -- evaluation ------------------------------------------------------------------------------------------------
@@ -241,6 +300,7 @@ class Trainer:
         """Measures the validation split (and a part of the training split), logs, and keeps the best weights."""
         run = self.run
         started = time.perf_counter()
+        self._evaluated = run.step
         found = self.measure("val") | self.measure("outer")
         limit = min(max(run.columns_of("val").size, 256), TRAIN_METRIC_ROWS)
         found |= {f"train/{n}": v for n, v in run.evaluate("train", limit=limit).items() if n != "loss"}
@@ -326,9 +386,10 @@ class Trainer:
         self._flush()
         run.seconds = self._seconds()
         self._clock = time.perf_counter()
-        may_go_on = run.recipe["budget"]["share"] < 1
+        may_go_on = run.course.share < 1
         if may_go_on:
             self.save()  # what follows belongs to this end, and not to a run that goes on from here
+        self._act()
         self._call("on_end")
         if run.columns_of("val").size:
             self.evaluate()
@@ -380,6 +441,14 @@ class Trainer:
         return {
             "step": run.step,
             "seconds": self._seconds() if run.step else 0.0,
+            "phase": {
+                "index": run.stage.index,
+                "begin": run.begin,
+                "epochs": run.epochs_before,
+                "seconds": self._began,
+                "acted": self._acted,
+                "evaluated": self._evaluated,
+            },
             "model": run.model.state_dict(),
             "roles": {name: role.state() for name, role in run.roles.items()},
             "techniques": [capture(technique) for technique in run.techniques],
@@ -398,8 +467,13 @@ class Trainer:
 
     def load(self, state: Mapping[str, Any], branch: bool = False) -> None:
         """Goes on from a saved state. A branch keeps the settings of its own recipe."""
+        phase = state.get("phase", {"index": 0, "begin": 0, "epochs": 0.0, "seconds": 0.0, "acted": False})
+        if phase["index"] != self.run.stage.index:
+            self._take(phases.at(self.run, phase["index"]))
         run = self.run
         assert run.stream is not None
+        run.course.place(run, phase["begin"], phase["epochs"])
+        self._due = run.course.due(run)
         with fitting():
             run.model.load_state_dict(state["model"])
             for name, role in run.roles.items():
@@ -422,8 +496,11 @@ class Trainer:
         run.streams.load(state["streams"])
         set_global_state(state["torch"], run.device)
         run.step, run.seconds = state["step"], state["seconds"]
-        if run.step:  # layers are as they were in the last step, also for who only looks at the model
-            run.tick(Progress(run.step - 1, run.steps, (run.step - 1) / run.steps_per_epoch))
+        self._began, self._acted = phase["seconds"], phase["acted"] or run.procedure.trains
+        self._evaluated = phase.get("evaluated")
+        if run.step > run.begin:  # layers are as they were in the last step, also for who only looks at the model
+            at = run.progress
+            run.tick(Progress(at.step - 1, at.steps, (at.step - 1) / run.steps_per_epoch))
         self._shown = (run.step, run.seconds)
         self.metrics = dict(state["metrics"])
         self.best = (state["best"][0], state["best"][1]) if state["best"] else None
@@ -448,7 +525,7 @@ class Trainer:
     def _save_best(self) -> None:
         if self._best_state is None or self.folder is None or self.best is None:
             return
-        content = {"model": self._best_state, "step": self.best[1]}
+        content = {"model": self._best_state, "step": self.best[1], "phase": {"index": self.run.stage.index}}
         checkpoint.save(self.folder / "best.pt", content)
         self._best_state = None
 

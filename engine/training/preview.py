@@ -15,6 +15,7 @@ from engine.kit.cost import cost_of
 from engine.parts import Batch, Progress, Schedule, Splits, Task
 from engine.recipe import BY_NAME, Recipe
 from engine.settings import fill_use
+from engine.training import phases
 from engine.training.assemble import (
     batches_per_epoch,
     build_search,
@@ -24,7 +25,6 @@ from engine.training.assemble import (
     enabled,
     planned,
     sketch,
-    total_steps,
     with_model,
 )
 from engine.training.roles import order_of
@@ -50,18 +50,22 @@ def preview(text: str) -> dict[str, Any]:
             check_study(recipe, document)
         anatomy = anatomy_of(model)
         found = clashes(document, task, anatomy)
-        per_epoch = batches_per_epoch({**document, "sampler": None} if found else document, task)
+        drawn = _without_samplers(document) if found else document
+        per_epoch = batches_per_epoch(drawn, task)
     except RecipeError as error:
         return {"problems": [_problem(problem) for problem in error.problems]}
-    steps = total_steps(document["budget"], per_epoch)
+    course = phases.Course(drawn, task)
+    lengths = [course.length(stage) for stage in course.stages]
+    steps = None if None in lengths else sum(length or 0 for length in lengths)
     return {
         "problems": [_problem(problem) for problem in found],
         "model": describe_model(model, task, document),
-        "schedule": curves(document, steps, per_epoch),
+        "schedule": phases.curves_over(drawn, task, curves),
         "data": {"splits": {s: task.size(s) for s in Splits if task.size(s)}, "figure": task.figure()},
         "order": order_of([registry.build(use) for use in enabled(document["techniques"])]),
         "steps": steps,
         "steps_per_epoch": per_epoch,
+        "phases": [{"name": s.label, "steps": n} for s, n in zip(course.stages, lengths, strict=True) if s.name],
         "sites": _sites(anatomy),
     }
 
@@ -128,6 +132,12 @@ def _clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy | None) -
     return []
 
 
+def _without_samplers(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe whose length is known also where a sampler refuses the data."""
+    inner = [{**phase, "recipe": {**phase["recipe"], "sampler": None}} for phase in document["phases"]]
+    return {**document, "sampler": None, "phases": inner}
+
+
 def _problem(problem: Any) -> dict[str, Any]:
     return {"path": problem.path, "value": problem.value, "message": problem.message}
 
@@ -164,8 +174,8 @@ def _one_sample(task: Task) -> Batch:
     return next(Columns(task, "train", torch.device("cpu")).in_order(1, 1))
 
 
-def curves(document: Mapping[str, Any], steps: int | None, per_epoch: int) -> dict[str, Any]:
-    """The schedule's curve over the run, and that of every value that changes over time."""
+def curves(document: Mapping[str, Any], steps: int, per_epoch: int) -> dict[str, Any]:
+    """The schedule's curve over a phase, and that of every value that changes over time."""
     if not steps:
         return {"steps": [], "series": {}}
     at = sorted({round(i * (steps - 1) / (POINTS - 1)) for i in range(POINTS)}) if steps > 1 else [0]

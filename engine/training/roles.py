@@ -50,6 +50,10 @@ class Role:
     def load(self, state: Mapping[str, Any], keep_options: bool = False) -> None:
         """Takes a saved state; `keep_options` leaves the optimizer's settings as this recipe says (a branch)."""
         self.module.load_state_dict(state["module"])
+        self.load_optimizer(state, keep_options)
+
+    def load_optimizer(self, state: Mapping[str, Any], keep_options: bool = False) -> None:
+        """Takes the optimizer's part of a saved state."""
         if self.optimizer is not None and state["optimizer"] is not None:
             options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(state["optimizer"])

@@ -32,9 +32,11 @@ from engine.parts import (
     with_side,
 )
 from engine.parts import named_modules_with as modules_with
+from engine.phases import Stage
 from engine.training import roles
 from engine.training.data import Columns, Shuffled, Stream
 from engine.training.oracle import Oracle
+from engine.training.phases import Course
 from engine.training.random import Streams, derive_seed, forked, global_state
 from engine.training.recorder import Recorder
 from engine.training.roles import Role
@@ -80,7 +82,12 @@ class Run:
         self.calls = 0  # samples that the model itself was asked for, over all evaluations
         self.roles: dict[str, Role] = {}
         self.step = 0
-        self.steps: int | None = None
+        self.steps: int | None = None  # in all, over every phase
+        self.begin = 0  # the step at which this phase begins, and the one at which it ends
+        self.end: int | None = None
+        self.epochs_before = 0.0
+        self.course: Course
+        self.stage: Stage
         self.seconds = 0.0
         self.step_loss: Tensor | None = None  # of the main role, or the sum over all where there is none
         self.batch: Batch | None = None
@@ -107,7 +114,8 @@ class Run:
 
     @property
     def progress(self) -> Progress:
-        return Progress(self.step, self.steps, self.epoch)
+        steps = None if self.end is None else self.end - self.begin
+        return Progress(self.step - self.begin, steps, (self.step - self.begin) / self.steps_per_epoch)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -115,7 +123,8 @@ class Run:
 
     @property
     def epoch(self) -> float:
-        return self.step / self.steps_per_epoch
+        """Passes over the training split, those of earlier phases with them."""
+        return self.epochs_before + (self.step - self.begin) / self.steps_per_epoch
 
     @property
     def samples(self) -> int:

@@ -45,6 +45,7 @@ class SourceStopped(Exception):
 class Points(Protocol):
     """The moments of earlier phases that a run keeps."""
 
+    def look(self, named: Named) -> None: ...
     def document(self, phase: str) -> dict[str, Any]: ...
     def state(self, phase: str, moment: str | int) -> dict[str, Any]: ...
 
@@ -156,6 +157,9 @@ class Trained:
 
     def look(self) -> None:
         """Raises AthanorError where it is not there; trains nothing."""
+        if self.named.kind == "phase":
+            _points(self.named, self._around).look(self.named)
+            return
         if _pinned(self.named, self._around) is not None:
             return
         if self.named.kind == "run":
