@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from engine.kit.anatomy import Anatomy
     from engine.training.run import Run
 
+NOTHING = "It takes the place of batch normalization over images, and the model has none; choose norm = batch."
 BATCH_MAX = 64  # the batch at which a component moves by the layer's whole momentum
 
 
@@ -144,6 +145,9 @@ class UnMixTNS(Decoder):
         temperature: How sharply a sample belongs to the components that it resembles.
         alpha: Share of the trained variance that lies between the components at the start; the rest is within them.
         within: Whether the spread between a sample and its component counts as variance.
+
+    Raises:
+        ValueError: For a model without batch normalization over images.
     """
 
     ordered = True
@@ -154,6 +158,10 @@ class UnMixTNS(Decoder):
     ):
         self.components, self.temperature, self.alpha, self.within = components, temperature, alpha, within
         self._places: list[tuple[nn.Module, str, nn.Module]] = []
+
+    def setup(self, run: Run) -> None:
+        if not replaceable(run.model):  # a technique may have taken away what the model began with
+            raise ValueError(NOTHING)
 
     def reset(self, run: Run, rng: torch.Generator) -> None:
         self._places = [(parent, name, self._layer(run, norm, rng)) for parent, name, norm in replaceable(run.model)]
@@ -181,6 +189,4 @@ class UnMixTNS(Decoder):
     def requires(
         cls, settings: Mapping[str, Any], task: Task, anatomy: Anatomy, recipe: Mapping[str, Any]
     ) -> str | None:
-        if not replaceable(anatomy.module):
-            return "It takes the place of batch normalization over images, and the model has none; choose norm = batch."
-        return None
+        return None if replaceable(anatomy.module) else NOTHING

@@ -186,5 +186,7 @@ def test_it_starts_from_the_statistics_of_the_variant_that_is_measured() -> None
 def test_a_model_without_batch_normalization_is_refused() -> None:
     with pytest.raises(RecipeError, match="batch normalization over images"):
         run_of(model={"use": "cnn", "widths": [4], "norm": "layer"})
+    with pytest.raises(RecipeError, match="batch normalization over images"):
+        run_of(techniques=[{"use": "replace", "sites": "norm", "layer": {"use": "layer-norm"}}])
     with pytest.raises(RecipeError, match="takes image, but the task offers vector"):
         run_of(task={"use": "two-moons"}, model={"use": "mlp", "norm": "batch"})
