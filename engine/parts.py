@@ -592,6 +592,39 @@ class Probe:
 
 
 @dataclass
+class Transformed:
+    """What a transform made: a module that answers as the model does, or None where files are all there is.
+
+    `facts` are numbers of its own; `files` are written into the run's folder; `figures` are stored like a probe's.
+    """
+
+    model: nn.Module | None
+    facts: dict[str, float] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
+
+
+class Transform:
+    """What is done to a trained model: fold, merge, quantize, convert, compile, edit weights.
+
+    The engine hands over a copy of the model in evaluation mode, which may be changed in place, and measures what
+    comes back, the same way for all: the largest difference of the outputs, the metrics, parameters, bytes and seconds
+    before and after. Several in a recipe follow each other, each on what the one before has made. The run and its
+    random streams stay as they were; draws from torch's own generators are seeded.
+
+    `samples`: how many training samples `apply` gets to look at. `reads` is as for techniques, beside the output,
+    which every transform needs: a model that does not answer by itself cannot be measured.
+    """
+
+    samples: ClassVar[int] = 256
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    def apply(self, model: nn.Module, sample: Batch) -> Transformed:
+        """Raises ValueError with the reason where this model cannot be transformed; the run goes on without it."""
+        raise NotImplementedError
+
+
+@dataclass
 class Ask:
     """One configuration that somebody wants trained: changes to the recipe by path, and a share of its budget.
 

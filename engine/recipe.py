@@ -53,6 +53,7 @@ SECTIONS = (
     Section("decoder", "decoder", "Decoder", "How the trained model answers, where it is not by its plain output."),
     Section("techniques", "technique", "Techniques", "Whatever hooks into the step, in any number.", many=True),
     Section("probes", "probe", "Probes", "What looks at the run and its result.", many=True),
+    Section("transforms", "transform", "Transforms", "What is done to the trained model, and measured.", many=True),
     Section("search", "search", "Search", "Which settings to vary, over many runs."),
     Section("study", "study", "Study", "Which question to ask of many runs."),
     Section("training", "", "Training", "Batch, precision, device, evaluation and checkpoints."),

@@ -25,14 +25,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
+def add_settings(
+    parser: argparse.ArgumentParser,
+    words: str = "change the recipe, such as optimizer.lr=1e-3; the value is TOML; may be given again",
+) -> None:
     parser.add_argument(
         "--set",
         dest="settings",
         action="append",
         default=[],
         metavar="PATH=VALUE",
-        help="change the recipe, such as optimizer.lr=1e-3; the value is TOML; may be given again",
+        help=words,
     )
 
 
@@ -92,11 +95,11 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     return path, document["value"]
 
 
-def answer_of(future: Future[dict[str, Any]]) -> dict[str, Any]:
+def answer_of(future: Future[dict[str, Any]], what: str = "The recipe's preview") -> dict[str, Any]:
     try:
         return future.result(PATIENCE)
     except Late:
-        raise AthanorError(f"The recipe's preview was not ready after {PATIENCE:.0f} seconds.") from None
+        raise AthanorError(f"{what} was not ready after {PATIENCE:.0f} seconds.") from None
 
 
 def problems_of(preview: dict[str, Any]) -> list[Problem]:

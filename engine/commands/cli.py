@@ -27,6 +27,7 @@ COMMANDS = {
     "runs": "list the runs of a workspace",
     "evaluate": "measure a saved run again, by another decoder, normalization or data",
     "compare": "put the results of runs side by side, with what differs in their recipes",
+    "transform": "fold, merge or convert a saved run's model, with measured error, size and speed",
     "evidence": "measure what methods do against their baselines",
     "doctor": "look at versions, devices, display and database, with a remedy for what is wrong",
 }

@@ -194,6 +194,10 @@ class Engine:
         """Asks for the metrics of a saved run, with other settings of its decoder, normalization or data."""
         return self._ask("evaluate", run, split=split, changes=dict(changes or {}))
 
+    def transform(self, run: str, transform: Mapping[str, Any]) -> int:
+        """Asks for a transform of a saved run's model; what it makes is kept in the run's folder."""
+        return self._ask("transform", run, transform=dict(transform))
+
     def answer(self, command: int) -> dict[str, Any] | None:
         """The answer to a command; None while there is none. A failed one has the key `error` with a sentence."""
         state = self.log.command_state(command)

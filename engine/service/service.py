@@ -88,6 +88,7 @@ class Service:
             "fits": self._keep_question,
             "probe": self._keep_question,
             "evaluate": self._keep_question,
+            "transform": self._keep_question,
         }
 
     # ---------------------------------------------------------------- the loop

@@ -328,9 +328,10 @@ def _offers(document: Mapping[str, Any]) -> list[Problem]:
     found = []
     for path, use in _uses(document):
         cls: Any = registry.classes()[use["use"]]
-        if info(cls).kind not in ("technique", "probe", "decoder", "loss"):
+        kind = info(cls).kind
+        if kind not in ("technique", "probe", "decoder", "loss", "transform"):
             continue
-        needs = {*cls.reads, *(("output",) if hasattr(cls, "on_terms") else ())}
+        needs = {*cls.reads, *(("output",) if kind == "transform" or hasattr(cls, "on_terms") else ())}
         missing = sorted(needs.difference(procedure.offers))
         if missing:
             owner = document["procedure"]["use"]

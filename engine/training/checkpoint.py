@@ -80,9 +80,10 @@ def newest(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] |
 def listing(folder: Path, best: tuple[float, int] | None = None) -> list[dict[str, Any]]:
     """What the log says of a run's checkpoints; `whole` are those that a run can go on from."""
     rows: list[dict[str, Any]] = []
+    last = max((step for step, _ in step_files(folder)), default=0)
     for path in sorted(folder.glob("*.pt")):
         match = STEP.search(path.name)
-        step = int(match[1]) if match else best[1] if best else 0
+        step = int(match[1]) if match else best[1] if best and path.stem == "best" else last
         stat = path.stat()
         row = {
             "name": path.stem,

@@ -10,12 +10,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from engine import registry
 from engine.errors import AthanorError, Problem, RecipeError
 from engine.log import Log, SeriesWriter
-from engine.recipe import Recipe
+from engine.recipe import SECTIONS, Recipe
 from engine.training import checkpoint, sources
 from engine.training.assemble import assemble, filled
 from engine.training.loop import Trainer
@@ -33,13 +34,13 @@ def answer(question: dict[str, Any], workspace: Workspace | None) -> dict[str, A
     if verb == "fits":
         with sources.around(workspace=workspace):
             return {"reasons": fits(question["recipe"], question["section"])}
-    act = OF_A_RUN.get(str(verb))
-    if act is None:
+    carry_out = OF_A_RUN.get(str(verb))
+    if carry_out is None:
         known = ["preview", "fits", *OF_A_RUN]
         raise AthanorError(f"The clerk does not know {verb!r}; it knows {', '.join(known[:-1])} and {known[-1]}.")
     if workspace is None:
         raise AthanorError(f"To {verb} a run needs a workspace.")
-    return act(workspace, question)
+    return carry_out(workspace, question)
 
 
 @contextmanager
@@ -58,16 +59,18 @@ def saved(workspace: Workspace, id: str, change: Callable[[Recipe], None]) -> It
     around = sources.around(workspace=workspace, folder=workspace.run_folder(id))
     with around, SeriesWriter(workspace.database, id) as sink:
         document = filled(recipe)
-        trainer = Trainer(assemble(document, Recorder(sink)))
+        trainer = Trainer(assemble(document, Recorder(sink)), workspace.run_folder(id))
         trainer.load(state)
         yield trainer
 
 
-def look(workspace: Workspace, question: Mapping[str, Any]) -> dict[str, Any]:
-    """Runs a probe on a saved run's newest checkpoint and stores its figures in the log."""
-    with saved(workspace, question["run"], lambda recipe: recipe.set("probes", [question["probe"]])) as trainer:
-        probe = registry.build(trainer.run.recipe["probes"][0])
-        scalars = trainer.look(probe)
+def act(
+    kind: str, does: Callable[[Trainer, Any], dict[str, float]], workspace: Workspace, question: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Has a part of a kind act on a saved run's newest checkpoint; what it says is kept in the log."""
+    section = next(section.name for section in SECTIONS if section.kind == kind)
+    with saved(workspace, question["run"], lambda recipe: recipe.set(section, [question[kind]])) as trainer:
+        scalars = does(trainer, registry.build(trainer.run.recipe[section][0]))
         trainer.run.recorder.flush(wait=True)
     return {"scalars": scalars}
 
@@ -102,7 +105,11 @@ def change_evaluation(recipe: Recipe, changes: Mapping[str, Any]) -> None:
 
 
 EXCHANGED = ("decoder", "training", "task")
-OF_A_RUN: dict[str, Callable[[Workspace, Mapping[str, Any]], dict[str, Any]]] = {"probe": look, "evaluate": evaluate}
+OF_A_RUN: dict[str, Callable[[Workspace, Mapping[str, Any]], dict[str, Any]]] = {
+    "probe": partial(act, "probe", Trainer.look),
+    "transform": partial(act, "transform", Trainer.transform),
+    "evaluate": evaluate,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -20,7 +20,7 @@ import torch
 
 from engine import registry
 from engine.errors import AthanorError
-from engine.parts import Batch, Probe, Progress, info
+from engine.parts import Batch, Probe, Progress, Transform, info
 from engine.training import checkpoint, phases, sources
 from engine.training.assemble import assemble, enabled, fitting, pick_device
 from engine.training.measure import parameter_count, sparsity
@@ -28,6 +28,7 @@ from engine.training.random import forked, global_state, set_global_state
 from engine.training.recorder import Memory, Recorder, Sink
 from engine.training.run import Run
 from engine.training.state import capture, restore
+from engine.training.transforms import Chain, next_number
 from engine.workspace import Workspace
 
 LOOK_SECONDS = 0.1
@@ -399,8 +400,36 @@ class Trainer:
         self.metrics |= test | {f"result/{n}": v for n, v in run.procedure.result(run).items()}
         for probe in self._probes("end"):
             self.metrics |= self.look(probe)
+        self._transform(save=not may_go_on)
         self._clock = time.perf_counter()
         return self._close(state, "", save=not may_go_on)
+
+    def _transform(self, save: bool) -> None:
+        """Does to the trained model what the recipe wants done to it, one after the other; the run stays as it is."""
+        uses = enabled(self.run.recipe["transforms"])
+        if not uses:
+            return
+        if save:
+            self.save()  # a part's own mistake must not cost the training
+        chain = Chain(self.run, self.folder)
+        for number, use in enumerate(uses, 1):
+            part: Transform = registry.build(use)
+            try:
+                self.metrics |= chain.apply(part, number)
+            except ValueError as error:
+                text = f"{info(part).id} could not be applied, and what follows it was left out: {error}"
+                self.run.note(text, "warning", "transform")
+                return
+
+    def transform(self, part: Transform) -> dict[str, float]:
+        """One transform of the model as it is now, beside those that the recipe names. Raises AthanorError."""
+        assert self.folder is not None
+        try:
+            found = Chain(self.run, self.folder).apply(part, next_number(self.folder))
+        except ValueError as error:
+            raise AthanorError(f"{info(part).id} could not be applied: {error}") from error
+        self.sink.run(checkpoints=checkpoint.listing(self.folder, self.best))
+        return found
 
     def _close(self, state: str, message: str, save: bool = True) -> Outcome:
         run = self.run

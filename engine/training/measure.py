@@ -1,4 +1,4 @@
-"""What every run logs of its model by default: sparsity, layer by layer, and sizes."""
+"""What every run logs of its model by default: sparsity, layer by layer, and sizes; and which numbers are times."""
 
 from __future__ import annotations
 
@@ -34,3 +34,14 @@ def sparsity(model: nn.Module) -> dict[str, Tensor]:
 
 def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def byte_count(model: nn.Module) -> int:
+    """Bytes of all that a model's file would hold: parameters and buffers, those in use twice counted once."""
+    held = [value for value in model.state_dict(keep_vars=True).values() if isinstance(value, Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in {id(t): t for t in held}.values())
+
+
+def by_the_clock(name: str) -> bool:
+    """Whether a series or metric measures time, which no two runs repeat."""
+    return name in ("throughput", "seconds/evaluation") or name.rpartition("/")[2].startswith(("seconds_", "speedup"))

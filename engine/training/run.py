@@ -373,6 +373,16 @@ class Run:
         found = {id(module): module for module in (self.model, *(role.module for role in self.roles.values()))}
         return list(found.values())
 
+    @contextmanager
+    def serving(self, model: nn.Module) -> Iterator[None]:
+        """A stretch in which the run answers with another model, which is in evaluation mode."""
+        kept = self.model, self._call, self._side
+        self.model, self._call, self._side = model, model, with_side(model)
+        try:
+            yield
+        finally:
+            self.model, self._call, self._side = kept
+
     def evaluating(self) -> AbstractContextManager[None]:
         """Evaluation mode, with draws that leave no trace on the training's."""
         return _evaluating(self)

@@ -19,6 +19,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("trained", [e.id for e in CATALOG.parts.values() if e.kind in TRAINED])
     if "decoded" in metafunc.fixturenames:
         metafunc.parametrize("decoded", [e.id for e in CATALOG.of_kind("decoder")])
+    if "transforming" in metafunc.fixturenames:
+        metafunc.parametrize("transforming", [e.id for e in CATALOG.of_kind("transform")])
     if "searched" in metafunc.fixturenames:
         metafunc.parametrize("searched", [e.id for e in CATALOG.of_kind("search")])
     if "studied" in metafunc.fixturenames:
@@ -27,7 +29,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 TRAINED = (
     *("task", "model", "layer", "loss", "sampler", "optimizer"),
-    *("schedule", "technique", "procedure", "decoder", "probe"),
+    *("schedule", "technique", "procedure", "decoder", "probe", "transform"),
 )
 
 

@@ -18,6 +18,7 @@ from engine.recipe import Recipe
 from engine.training import checkpoint
 from engine.training.assemble import filled, planned
 from engine.training.loop import Outcome, Trainer, train
+from engine.training.measure import by_the_clock
 from engine.training.random import derive_seed
 from engine.training.recorder import Memory
 from engine.training.sweep import carry_out
@@ -62,8 +63,13 @@ def comparable(points: dict[str, Any], start: int) -> dict[str, Any]:
     return {
         name: [(s, v) for s, v in zip(steps, values, strict=True) if s >= start]
         for name, (steps, values) in points.items()
-        if name not in ("throughput", "seconds/evaluation") and any(s >= start for s in steps)
+        if not by_the_clock(name) and any(s >= start for s in steps)
     }
+
+
+def timeless(outcome: Outcome) -> dict[str, float]:
+    """An outcome's metrics, without those that measure time."""
+    return {name: value for name, value in outcome.metrics.items() if not by_the_clock(name)}
 
 
 def test_resumed_equals_uninterrupted(trained: str, tmp_path: Path, another_process: ProcessPoolExecutor) -> None:
@@ -79,7 +85,7 @@ def test_resumed_equals_uninterrupted(trained: str, tmp_path: Path, another_proc
     assert (stopped.state, stopped.steps) == ("stopped", middle)
     again, points = another_process.submit(resume, document, str(tmp_path / "cut")).result(timeout=120)
     assert again.weights == outcome.weights
-    assert again.metrics == pytest.approx(outcome.metrics, rel=0, abs=0, nan_ok=True)
+    assert timeless(again) == pytest.approx(timeless(outcome), rel=0, abs=0, nan_ok=True)
     assert comparable(points, middle) == comparable(whole.points, middle)
 
 
@@ -122,6 +128,40 @@ def test_another_seed_is_another_run(trained: str) -> None:
         train({**document, "seed": seed}, sink)
         points.append(comparable(sink.points, 0))
     assert points[0] != points[1]
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether two states are the same, tensors bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(equal(value, other[name]) for name, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
+
+
+def test_a_transform_measures_its_work_and_leaves_the_run_as_it_was(transforming: str, tmp_path: Path) -> None:
+    document = example(transforming)
+    states = {}
+    for name, transforms in (("with", document["transforms"]), ("without", [])):
+        (tmp_path / name).mkdir()
+        sink = Memory()
+        outcome = train({**document, "transforms": transforms}, sink, tmp_path / name)
+        state = checkpoint.newest(tmp_path / name)
+        assert outcome.state == "done" and state is not None
+        states[name] = {key: value for key, value in state.items() if key not in ("seconds", "metrics")}
+        measured = {key: value for key, value in outcome.metrics.items() if key.startswith("transform/")}
+        files = sorted((tmp_path / name).glob("transform-*"))
+        assert bool(measured) == bool(files) == bool(transforms)
+        if transforms:
+            assert [e["text"] for e in sink.events if e["kind"] == "transform" and e["level"] == "info"]
+            assert all(measured[f"transform/{transforming}/bytes_{when}"] > 0 for when in ("before", "after"))
+            kept = [checkpoint.load(path) for path in files if path.suffix == ".pt"]
+            assert all(content["model"] and content["transform"] == transforming for content in kept)
+            listed = {row["name"]: row["whole"] for row in sink.columns["checkpoints"]}
+            assert not any(listed[path.stem] for path in files if path.suffix == ".pt")
+    assert equal(states["with"], states["without"])
 
 
 def searching(id: str) -> Search:

@@ -116,11 +116,13 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, length, width = x.shape
-        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        # [3, batch, head, position, number]; written so that the model's graph can be followed through it
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, self.features // self.heads)).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal, scale=self.scale)
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        mixed = F.scaled_dot_product_attention(
+            qkv[0], qkv[1], qkv[2], dropout_p=dropout, is_causal=self.causal, scale=self.scale
+        )
+        return self.out(mixed.transpose(1, 2).flatten(2))
 
     def tie(self, tying: Tying, path: str, x: Layout) -> Layout:
         """A head's queries, keys, values and outputs belong together; the heads may change places."""

@@ -124,3 +124,30 @@ budget = { steps = 3 }
     assert "decoder/calls" in out and "4.0000" in out and "test/accuracy" in out
     assert command(workspace, "evaluate", id, "--set", "model.hidden=[4]") == 2
     assert "only decoder, training, task can be changed" in capsys.readouterr().err
+
+
+def test_a_saved_run_is_transformed(workspace: Workspace, log: Log, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = """
+        task = { use = "two-moons", samples = 100 }
+        model = { use = "mlp", hidden = [8], norm = "batch" }
+        optimizer = { use = "sgd", lr = 0.1 }
+        budget = { steps = 3 }
+    """
+    name = log.create_run(recipe, state="starting")
+    worker = [sys.executable, "-m", "engine.training.worker", "--workspace", str(workspace.folder), "--run", name]
+    assert subprocess.run(worker).returncode == 0
+    assert command(workspace, "transform", name[:6], "--use", "fold", "--json") == 0
+    found = document(capsys)
+    assert found["id"] == name and found["scalars"]["transform/fold/norms"] == 1
+    assert found["scalars"]["transform/fold/error"] < 1e-5
+    assert (workspace.run_folder(name) / "transform-1-fold.pt").exists()
+    assert command(workspace, "transform", name, "--use", "fold", "--set", "norms=false") == 0
+    printed = capsys.readouterr().out
+    assert "before" in printed and "test/accuracy" in printed and (workspace.run_folder(name).name in printed)
+    for words, sentence in (
+        (["--use", "fold", "--set", "norm=false"], "Did you mean 'norms'?"),
+        (["--use", "lion"], "lion"),
+        (["--use", "nothing"], "nothing"),
+    ):
+        assert command(workspace, "transform", name, *words) == 2
+        assert sentence in capsys.readouterr().err

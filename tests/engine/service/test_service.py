@@ -330,3 +330,7 @@ def test_commands_held_by_a_dead_service_are_carried_out(workspace: Workspace, e
         assert [command["id"] for command in log.take_commands()] == [number]
     engine.ensure()
     assert answer(engine, number) == {"result": "done"}
+
+
+def test_a_transform_of_no_run_is_refused(served: Engine) -> None:
+    assert "no run" in answer(served, served.transform("zzz", {"use": "x"}))["error"]

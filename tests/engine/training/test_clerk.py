@@ -109,7 +109,7 @@ def test_what_a_checkpoint_holds_is_not_exchanged(workspace: Workspace, log: Log
 def test_what_it_cannot_do_is_said(workspace: Workspace, log: Log) -> None:
     run = log.create_run(RECIPE)
     questions: list[tuple[dict[str, Any], Workspace | None, str]] = [
-        ({"verb": "sing"}, workspace, "The clerk does not know 'sing'; it knows preview, fits, probe and evaluate."),
+        ({"verb": "sing"}, workspace, "it knows preview, fits, probe, transform and evaluate."),
         ({"verb": "probe", "run": "none", "probe": PROBE}, workspace, "There is no run none."),
         ({"verb": "probe", "run": run, "probe": PROBE}, workspace, f"Run {run} has no checkpoint yet"),
         ({"verb": "probe", "run": run, "probe": PROBE}, None, "To probe a run needs a workspace."),
