@@ -32,11 +32,10 @@ Sites = Annotated[str, Field(json_schema_extra={"x-sites": True})]
 # Something trained elsewhere, by a text such as "run:ID@best" or "recipe:FILE": see `engine.parts.Source`.
 SourceField = Annotated[Any, WithJsonSchema({"type": "string", "x-source": True})]
 SourcesField = list[SourceField]
-# What a search varies: path -> list of values, or {low, high, log, whole}, or either with a condition ({values, when},
-# {low, high, ..., when}): see `engine.kit.spaces`.
 # What a part learns inside a run: path of a setting that is named `live` -> {low, high, log}; see `engine.kit.live`.
 Live = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-space": True, "x-live": True})]
-# What a search varies: path -> list of values, or {low, high, log, whole}.
+# What a search varies: path -> list of values, or {low, high, log, whole}, or either with a condition ({values, when},
+# {low, high, ..., when}): see `engine.kit.spaces`.
 Space = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-space": True})]
 
 

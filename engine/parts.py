@@ -528,6 +528,13 @@ class Procedure:
         """Numbers to report at the end, beside the metrics."""
         return {}
 
+    def found(self, run: Run) -> dict[str, Any]:
+        """What it found that a recipe can say, as changes by path, like those of a search: ``{"model.genotype": ...}``.
+
+        The log keeps it at the end of a run as a message of the kind "found".
+        """
+        return {}
+
 
 class Decoder:
     """How a trained model answers: by search, an ensemble, sampling, adaptation while it is tested. Trains nothing, so

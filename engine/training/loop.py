@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tomlkit
 import torch
 
 from engine import registry
@@ -46,6 +47,7 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
     weights: str = ""
     message: str = ""
+    found: dict[str, Any] = field(default_factory=dict)  # changes to the recipe that the procedure found, by path
 
 
 class Diverged(AthanorError):
@@ -70,6 +72,7 @@ class Trainer:
         self.folder = folder
         self.sink = run.recorder.sink
         self.metrics: dict[str, float] = {}
+        self.found: dict[str, Any] = {}
         self.best: tuple[float, int] | None = None
         self._best_state: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
@@ -398,6 +401,9 @@ class Trainer:
         for name, value in test.items():
             run.log(name, value)
         self.metrics |= test | {f"result/{n}": v for n, v in run.procedure.result(run).items()}
+        self.found = run.procedure.found(run)
+        if self.found:
+            run.note(f"Found, to be written into a recipe: {_as_toml(self.found)}.", kind="found")
         for probe in self._probes("end"):
             self.metrics |= self.look(probe)
         self._transform(save=not may_go_on)
@@ -442,7 +448,7 @@ class Trainer:
             self._save_best()
         run.recorder.flush()
         weights = checkpoint.fingerprint(self._all_weights())
-        outcome = Outcome(state, run.step, run.seconds, self.metrics, weights, message)
+        outcome = Outcome(state, run.step, run.seconds, self.metrics, weights, message, self.found)
         listing = checkpoint.listing(self.folder, self.best) if self.folder is not None else []
         self.sink.run(
             state=state, message=message, step=run.step, epoch=run.epoch, seconds=run.seconds, metrics=self.metrics,
@@ -562,6 +568,10 @@ class Trainer:
 def _tells_of_training(name: str) -> bool:
     """Whether the last value of a series stands among the metrics, beside what an evaluation measures."""
     return name in ("train/loss", "sparsity") or name.startswith("layer/")
+
+
+def _as_toml(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path} = {tomlkit.item(value).as_string()}" for path, value in changes.items())
 
 
 def _split(batch: Batch, parts: int) -> list[Batch]:

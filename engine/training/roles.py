@@ -108,7 +108,9 @@ def update(run: Run, role: Role, terms: Terms, weight: Tensor | None = None) -> 
     optimizer, scaler = role.optimizer, role.scaler
     loss = total_of(terms, weight)
     scaled = loss if run.share == 1.0 else loss * run.share
-    (scaler.scale(scaled) if scaler else scaled).backward()
+    # One player's step must leave no gradients with the others, whose own updates would then take them for theirs.
+    own = [p for p in role.parameters if p.requires_grad] if len(run.roles) > 1 else None
+    (scaler.scale(scaled) if scaler else scaled).backward(inputs=own or None)
     if optimizer is None or not run.last_micro:
         return loss.detach()
     role.set_options(run.progress)

@@ -35,7 +35,7 @@ from engine.parts import named_modules_with as modules_with
 from engine.phases import Stage
 from engine.training import roles
 from engine.training.data import Columns, Shuffled, Stream
-from engine.training.oracle import Oracle
+from engine.training.oracle import Oracle, total_of
 from engine.training.phases import Course
 from engine.training.random import Streams, derive_seed, forked, global_state
 from engine.training.recorder import Recorder
@@ -233,6 +233,10 @@ class Run:
 
         self._head_hook = head.register_forward_pre_hook(keep)
 
+    def total(self, terms: Terms, batch: Batch) -> Tensor:
+        """Named terms of a batch as one number, differentiable: what an update of these terms would descend."""
+        return total_of(terms, batch.weight)
+
     def update(self, role: str, terms: Terms) -> None:
         """Takes one step of a role; see `roles.update`."""
         player = self.roles[role]
@@ -250,12 +254,17 @@ class Run:
             for name, term in terms.items():
                 self.log(f"{prefix}/term/{name}", term.detach().mean())
 
-    def add_role(self, name: str, module: nn.Module, optimizer: Any = None, schedule: Any = None) -> Role:
+    def add_role(
+        self, name: str, module: nn.Module, optimizer: Any = None, schedule: Any = None, but: Sequence[Tensor] = ()
+    ) -> Role:
         """Makes a player: a module with an optimizer and a schedule (None: the recipe's, built anew; False: none).
 
-        An optimizer is a function from parameter groups to one, as a field `OptimizerPart` gives it.
+        An optimizer is a function from parameter groups to one, as a field `OptimizerPart` gives it. `but` are the
+        module's parameters that another role moves. Where there are several roles, an update of one leaves the
+        gradients of the others' parameters alone.
         """
-        named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+        others = {id(p) for p in but}
+        named = [(n, p) for n, p in module.named_parameters() if p.requires_grad and id(p) not in others]
         role = Role(name, module, [n for n, _ in named], [p for _, p in named])
         make = self.default_optimizer if optimizer is None else optimizer
         if make and named:
