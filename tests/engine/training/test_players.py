@@ -1,4 +1,4 @@
-"""Several roles in one run: each with parameters, optimizer and schedule of its own, and none leaves gradients behind."""
+"""Several roles in one run: each with its own parameters, optimizer and schedule, none leaving gradients behind."""
 
 from __future__ import annotations
 
