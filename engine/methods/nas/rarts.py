@@ -111,8 +111,8 @@ class RARTS(Procedure):
         run.add_role("architecture", Parameters(shared), optimizer=optimizer, schedule=False)
 
     def step(self, run: Run, batch: Batch) -> Any:
-        if self.retrain and run.step >= self._turn(run):
-            if run.step == self._turn(run):
+        if self.retrain and run.progress.step >= self._turn(run):
+            if run.progress.step == self._turn(run):
                 self._settle(run)
             output = run.forward(batch)
             run.update("main", run.terms(output, batch))
@@ -141,8 +141,9 @@ class RARTS(Procedure):
 
     def _turn(self, run: Run) -> int:
         """The step at which the search ends and the network that was found begins anew."""
-        assert run.steps is not None
-        return round((1 - self.retrain) * run.steps)
+        steps = run.progress.steps
+        assert steps is not None
+        return round((1 - self.retrain) * steps)
 
     @torch.no_grad()
     def _settle(self, run: Run) -> None:

@@ -183,7 +183,7 @@ class BORep(Procedure):
         self.z = [torch.zeros_like(p) for p in main.parameters]
 
     def step(self, run: Run, batch: Batch) -> None:
-        k = run.step - self.init_steps
+        k = run.progress.step - self.init_steps
         if k < 0:
             self._refine(run, batch)
             return
@@ -201,8 +201,9 @@ class BORep(Procedure):
     def _refine(self, run: Run, batch: Batch) -> None:
         """One step of the lower level alone, in the ball of its stretch."""
         parameters = run.roles["main"].parameters
-        stretch = self._schedule.stretch(run.step)
-        if run.step in stretches(self.init_steps):
+        step = run.progress.step
+        stretch = self._schedule.stretch(step)
+        if step in stretches(self.init_steps):
             self.center = [p.detach().clone() for p in parameters]
         self._lower(run, batch)
         project(parameters, self.center, self.radius * 0.5 ** (stretch / 2))

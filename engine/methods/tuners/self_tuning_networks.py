@@ -237,7 +237,7 @@ class SelfTuningNetworks(Procedure):
 
     def step(self, run: Run, batch: Batch) -> Any:
         output = self._train(run, batch)
-        done = run.step + 1 - round(self.warmup_epochs * run.steps_per_epoch)
+        done = run.progress.step + 1 - round(self.warmup_epochs * run.steps_per_epoch)
         if done > 0 and done % self.train_steps == 0:
             for _ in range(self.valid_steps):
                 self._tune(run)

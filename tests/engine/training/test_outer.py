@@ -132,7 +132,7 @@ def test_a_further_stream_is_shuffled_apart_and_goes_on_where_it_was(tuning: dic
     assert len(seen) == 21 and seen[0] != seen[10], "a second epoch has another order"
 
     def stop(trainer: Trainer) -> None:
-        trainer.run.steps = 4  # in the middle of the outer split's second epoch
+        trainer.run.end = 4  # in the middle of the outer split's second epoch
 
     train(document(**tuning), None, tmp_path, stop)
     again: list[list[list[int]]] = []

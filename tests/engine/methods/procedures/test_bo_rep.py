@@ -173,7 +173,7 @@ def test_it_resumes_within_the_refinement_and_within_an_interval(tmp_path: Path)
     for cut in (3, 6):
 
         def stop(trainer: Trainer, cut: int = cut) -> None:
-            trainer.run.steps = cut
+            trainer.run.end = cut
 
         folder = tmp_path / str(cut)
         folder.mkdir()
