@@ -85,6 +85,7 @@ def slot_of(cls: type) -> str:
 # -- the form ----------------------------------------------------------------------------------------------------------
 
 
+@cache
 def schema_of(cls: type) -> dict[str, Any]:
     """The JSON schema of a constructor's signature, without what the engine gives."""
     kind = info(cls).kind if "__part__" in vars(cls) else ""
@@ -136,6 +137,7 @@ def _card(doc: str) -> dict[str, str]:
     return card
 
 
+@cache
 def entry_of(cls: type) -> Entry:
     """A part's card."""
     said = info(cls)

@@ -103,6 +103,22 @@ def backproduct(
     return gradient(inner, over, create_graph=create_graph, retain=True)
 
 
+@torch.enable_grad()
+def jacobian_gram(output: Tensor, over: Sequence[Tensor]) -> Product:
+    """``J^T J`` of an output as a product. Its nonzero eigenvalues are those of the tangent kernel ``J J^T``."""
+    pulled_by = torch.zeros_like(output, requires_grad=True)
+    pulled = torch.autograd.grad(output, list(over), pulled_by, create_graph=True, allow_unused=True)
+    back = [torch.zeros_like(t) if g is None else g for t, g in zip(over, pulled, strict=True)]  # linear in pulled_by
+
+    def product(vectors: Sequence[Tensor]) -> Direction:
+        inner = torch.stack([(g * v).sum() for g, v in zip(back, vectors, strict=True)]).sum()
+        (pushed,) = gradient(inner, [pulled_by], retain=True)
+        grads = torch.autograd.grad(output, list(over), pushed, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(t) if g is None else g for t, g in zip(over, grads, strict=True)]
+
+    return product
+
+
 def damped(product: Product, by: float | Tensor) -> Product:
     """The product of the map plus `by` times the identity."""
     return lambda vectors: plus(product(vectors), vectors, by)

@@ -227,3 +227,15 @@ def test_list_arithmetic_is_vector_arithmetic() -> None:
     for by in (0.5, torch.tensor(0.5, dtype=torch.float64)):
         torch.testing.assert_close(c.flat(c.plus(a, b, by)), x + 0.5 * y, rtol=1e-14, atol=1e-14)
     assert all(torch.equal(p, q) for p, q in zip(c.like(y, b), b, strict=True))
+
+
+def test_the_gram_of_the_jacobian_has_the_kernels_eigenvalues() -> None:
+    over = parameters()
+    x = torch.randn(4, sum(t.numel() for t in over), dtype=over[0].dtype, generator=rng(5))
+    output = torch.tanh(x @ c.flat(over)).view(2, 2)
+    rows = [c.flat(torch.autograd.grad(value, over, retain_graph=True)) for value in output.flatten()]
+    j = torch.stack(rows)
+    gram = c.dense(c.jacobian_gram(output, over), over)
+    torch.testing.assert_close(gram, j.T @ j, rtol=1e-10, atol=1e-12)
+    kernel = torch.linalg.eigvalsh(j @ j.T)
+    torch.testing.assert_close(torch.linalg.eigvalsh(gram)[-len(kernel) :], kernel, rtol=1e-8, atol=1e-10)

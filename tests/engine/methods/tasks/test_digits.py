@@ -7,6 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from engine.methods.tasks.digits import Digits
+from engine.parts import Batch
 
 
 def loaded(**settings) -> Digits:
@@ -69,3 +70,29 @@ def test_figure_shows_images_between_zero_and_one() -> None:
     figure = loaded(gain=10.0).figure()
     assert figure["kind"] == "image-grid" and len(figure["images"]) == len(figure["captions"]) == 32
     assert max(max(row) for image in figure["images"] for row in image) == 1.0
+
+
+def test_one_hot_targets_are_the_classes_as_numbers() -> None:
+    plain, regressed = loaded(label_noise=0.2), loaded(label_noise=0.2, target="one-hot")
+    assert (regressed.offer.output, regressed.offer.size, regressed.metric) == ("values", 10, ("r2", "max"))
+    for split in ("train", "val", "test"):
+        one_hot, target = regressed.columns(split)["target"], plain.columns(split)["target"]
+        assert torch.equal(one_hot.argmax(1), target) and torch.equal(one_hot.sum(1), torch.ones(len(target)))
+    columns = regressed.columns("val")
+    batch = Batch({"x": columns["x"]}, columns["target"], torch.arange(len(columns["x"])), "val")
+    answer = columns["target"] * 0.5
+    answer[:10] = answer[:10].roll(1, 1)
+    found = regressed.metrics(answer, batch)
+    assert float(found["accuracy"].mean()) == pytest.approx(1 - 10 / len(answer)) and "mse" in found
+    figure = regressed.figure()
+    assert figure is not None and figure["captions"] == plain.figure()["captions"]  # type: ignore[index]
+
+
+def test_standardized_pixels() -> None:
+    task = loaded(standardize=True, train_limit=300, gain=2.0)
+    x = task.columns("train")["x"]
+    std, mean = torch.std_mean(x, 0, correction=0)
+    assert mean.abs().max() < 1e-5 and torch.allclose(std[std > 0], torch.tensor(2.0), atol=1e-4)
+    assert task.offer.span is None
+    raw = loaded(train_limit=300).columns("train")["x"]
+    assert torch.equal(std > 0, raw.std(0) > 0), "a pixel that never changes stays 0"
