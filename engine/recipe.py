@@ -392,14 +392,15 @@ def flatten(document: Any, path: str = "") -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain documents: `patch` over `base`. A table that names another part replaces the old one whole."""
+    """Plain documents: `patch` over `base`. A table that names another part than the old one replaces it whole."""
     merged = dict(base)
     for key, value in patch.items():
         old = merged.get(key)
         swapped = (
             isinstance(value, Mapping)
             and isinstance(old, Mapping)
-            and value.get("use", old.get("use")) != old.get("use")
+            and "use" in old
+            and value.get("use", old["use"]) != old["use"]
         )
         if isinstance(value, Mapping) and isinstance(old, Mapping) and not swapped:
             merged[key] = merge(old, value)

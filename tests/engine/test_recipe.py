@@ -289,6 +289,8 @@ def test_merge_replaces_a_part_whole_and_merges_its_settings() -> None:
     base = {"optimizer": {"use": "walker", "lr": 1}, "seed": 0}
     assert merge(base, {"optimizer": {"lr": 2}})["optimizer"] == {"use": "walker", "lr": 2}
     assert merge(base, {"optimizer": {"use": "runner"}})["optimizer"] == {"use": "runner"}
+    shared = merge({"search": {"space": {"seed": [0, 1]}}}, {"search": {"use": "comb"}})["search"]
+    assert shared == {"space": {"seed": [0, 1]}, "use": "comb"}, "settings that name no part yet are kept"
 
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=("C",)), min_size=1, max_size=8)
