@@ -251,7 +251,7 @@ class Layer(nn.Module):
         measures()            {name: scalar} that the log shows as layer/PATH/NAME, read after a training step
         side(**tensors)       called before each forward pass, in training and evaluation, with the batch's metadata
                               that `needs_side` names, one row a sample; a task without it is refused
-        fold()                a plain module that computes the same in evaluation
+        fold()                a plain module that computes the same in evaluation; what is inside folds before it
         weight_square()       the squared length of the weights it computes with: one number, or one a sample [B]
 
     The loss of a layer is asked for once a (micro-)batch, when the terms of its step are made: where a procedure

@@ -495,7 +495,7 @@ class Trainer:
             "live": {path: value.tensor for path, value in run.live.items()},
             "streams": run.streams.state(),
             "torch": global_state(run.device),
-            "metrics": dict(self.metrics),
+            "metrics": {**self.metrics, **{n: v for n, v in run.recorder.last.items() if n.startswith("layer/")}},
             "best": list(self.best) if self.best else None,
             "early": {"stale": self._stale, "best": self._watched_best},
         }

@@ -201,11 +201,7 @@ class Run:
         """All terms of a training step, named: the objective, the layers' own, and what techniques add or change."""
         if self.precision != "fp32":
             output = _to_fp32(output)
-        terms = self.objective(output, batch)
-        for path, module in self._aux:
-            term = module.aux_loss()  # type: ignore[operator]
-            if term is not None:
-                terms[f"layer:{path}"] = _to_fp32(term)
+        terms = {**self.objective(output, batch), **self._layer_terms()}
         for hook in self._on_terms:
             terms = hook(self, terms, output, batch)
         return terms
@@ -274,7 +270,8 @@ class Run:
             role.schedule = self.default_schedule() if schedule is None else schedule or None
             role.lr = role.base[0].get("lr", math.nan)
             if hasattr(role.optimizer, "attach") or getattr(role.optimizer, "closure", False):
-                role.oracle = Oracle(module, self._oracle_terms, autocast=self.autocast, before=self.give_side)
+                terms = self._optimizer_terms if module is self.model else self._oracle_terms
+                role.oracle = Oracle(module, terms, autocast=self.autocast, before=self.give_side)
                 if hasattr(role.optimizer, "attach"):
                     role.optimizer.attach(module, role.oracle)
         if self.precision == "fp16" and role.optimizer is not None:
@@ -307,6 +304,15 @@ class Run:
 
     def _oracle_terms(self, output: Any, batch: Batch) -> Terms:
         return self.objective(_to_fp32(output) if self.precision != "fp32" else output, batch)
+
+    def _optimizer_terms(self, output: Any, batch: Batch) -> Terms:
+        """What an optimizer that looks at the loss again must see: that of the step, with the layers' own terms."""
+        return {**self._oracle_terms(output, batch), **self._layer_terms()}
+
+    def _layer_terms(self) -> Terms:
+        """The layers' own losses, of their last pass."""
+        found = {f"layer:{path}": module.aux_loss() for path, module in self._aux}  # type: ignore[operator]
+        return {name: _to_fp32(term) for name, term in found.items() if term is not None}
 
     # -- evaluation ------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from engine.kit.anatomy import Site
 from engine.kit.supervised import Supervised
 from engine.parts import Layer, Model, Offer, Progress, info, layer, model, task
 from engine.recipe import Recipe, merge
+from engine.training import checkpoint
 from engine.training.assemble import assemble, filled, problems
 from engine.training.loop import Trainer, train
 from engine.training.oracle import Oracle
@@ -206,6 +208,22 @@ def test_its_loss_is_part_of_the_step_and_its_gradient_arrives(patch: dict[str, 
         assert list(run.terms(run.forward(batch), batch)) == ["task"], "it has none in evaluation"
 
 
+@PLACES
+def test_an_optimizer_that_looks_again_sees_the_same_loss(
+    patch: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Spy, "param_options")  # this optimizer takes no groups
+    run = trainer(**patch, optimizer={"use": "lbfgs"}).run
+    batch, oracle = run.stream.next(), run.roles["main"].oracle  # type: ignore[union-attr]
+    assert oracle is not None
+    oracle.bind(batch)
+    run.give_side(batch)
+    terms = run.terms(run.forward(batch), batch)
+    assert any(name.startswith("layer:") for name in terms)
+    assert oracle.value().item() == pytest.approx(sum(term.mean().item() for term in terms.values()), rel=1e-6)
+    assert list(run.oracle(batch).terms()) == ["task"], "who asks about the task is told of the task alone"
+
+
 def test_micro_batches_give_the_loss_of_the_whole_batch() -> None:
     whole, split = Memory(), Memory()
     for sink, accumulate in ((whole, 1), (split, 4)):
@@ -229,6 +247,18 @@ def test_what_it_measures_is_logged_and_stands_among_the_metrics(patch: dict[str
     (name,) = (name for name in sink.points if name.startswith("layer/"))
     steps, values = sink.points[name]
     assert steps == [0, 10] and outcome.metrics[name] == values[-1] != values[0]
+
+
+def test_a_resumed_run_knows_what_its_layers_measured_last(tmp_path: Path) -> None:
+    first = Trainer(assemble(document(**replaced("spy")), Recorder(Memory()), torch.device("cpu")), tmp_path)
+    first._step()
+    first.save()
+    state = checkpoint.newest(tmp_path)
+    assert state is not None
+    again = trainer(**replaced("spy"))
+    again.load(state)
+    (name,) = (name for name in again.metrics if name.startswith("layer/"))
+    assert again.metrics[name] == only(first, Spy).scale.item()  # after the only step that measured, the first
 
 
 @pytest.mark.parametrize("patch", [replaced("shift"), IN_MODEL], ids=["replaced", "in the model"])
