@@ -173,19 +173,22 @@ class NoProp(Procedure):
     def step(self, run: Run, batch: Batch) -> None:
         for t in range(1, self.blocks + 1):
             guessing, reading = self.losses(run, batch, t)
-            # The first backward pass leaves a gradient in the shared weights as well; the second adds its own to it.
-            run.update(f"block{t}", {"guess": guessing})
-            run.update("shared", {"read": reading})
+            own, shared = run.roles[f"block{t}"].parameters, run.roles["shared"].parameters
+            # One backward pass for both players: what is shared has a gradient from the guess as well.
+            total = mean_of(guessing, batch.weight) + mean_of(reading, batch.weight)
+            grads = torch.autograd.grad(total, [*own, *shared])
+            run.update(f"block{t}", {"guess": carrying(guessing, own, grads[: len(own)])})
+            run.update("shared", {"read": carrying(reading, shared, grads[len(own) :])})
 
     def losses(self, run: Run, batch: Batch, t: int) -> tuple[Tensor, Tensor]:
         """Of each sample: how far block t's guess is off, weighted, and the read-out's error at the chain's end."""
         chain: Any = run.model
         schedule, embedding, rng = chain.schedule, chain.shared.embedding, run.rng(ID)
-        u, again = embedding[batch.target], embedding[batch.target]  # apart: each loss has its own backward pass
+        u = embedding[batch.target]
         z = noisy(u, schedule.abar[t - 1], rng)
         guess = chain.blocks[t - 1](z, embedding, *batch.inputs.values())
         weight = self.blocks / 2 * self.eta * schedule.weight(t)
-        end = noisy(again, schedule.abar[-1], rng)
+        end = noisy(u, schedule.abar[-1], rng)
         reading = F.cross_entropy(chain.shared.read(end), batch.target, reduction="none")
         return weight * (guess - u).square().sum(-1), reading
 
@@ -218,6 +221,17 @@ def noisy(u: Tensor, left: float, rng: torch.Generator) -> Tensor:
     """An embedding of which that share is left, the rest noise."""
     noise = torch.randn(u.shape, generator=rng, device=u.device, dtype=u.dtype)
     return math.sqrt(left) * u + math.sqrt(1 - left) * noise
+
+
+def mean_of(values: Tensor, weight: Tensor | None) -> Tensor:
+    """The mean over the samples, weighted where they have weights."""
+    return values.mean() if weight is None else (values * weight).sum() / weight.sum()
+
+
+def carrying(value: Tensor, parameters: Sequence[Tensor], grads: Sequence[Tensor]) -> Tensor:
+    """The value, with these as the gradient of its mean with respect to the parameters."""
+    zero = torch.stack([((p - p.detach()) * g).sum() for p, g in zip(parameters, grads, strict=True)]).sum()
+    return value.detach() + zero
 
 
 def headless(model: nn.Module, anatomy: Anatomy) -> tuple[nn.Module, int]:
