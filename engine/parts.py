@@ -128,7 +128,8 @@ class Offer:
     """What a task offers: the shape of one input, without the batch, and what a model must answer.
 
     `input` is "vector" (features), "image" (channels, height, width) or "tokens" (length); `output` is "classes"
-    (`size` logits), "values" (`size` numbers) or "next-token" (`size` logits at each position).
+    (`size` logits), "values" (`size` numbers), "next-token" (`size` logits at each position) or "embedding" (`size`
+    numbers that place a sample among the others).
     """
 
     input: str
@@ -182,11 +183,16 @@ class Task:
     """Data, objective and metrics.
 
     A subclass sets `offer` and `metric` (name, "max" or "min"), implements `load`, `objective` and `metrics`. What it
-    loads are tensors by name, one row a sample, which the engine keeps on the device.
+    loads are tensors by name, one row a sample, which the engine keeps on the device. `groups` names the values of the
+    metadata "group", where it has that. A task without an `objective` of its own (`needs_loss`) wants a recipe with a
+    loss.
     """
 
     offer: Offer
     metric: tuple[str, str] = ("accuracy", "max")
+    groups: tuple[str, ...] = ()
+    needs_loss: bool = False
+    collects: bool = False
     apart: Mapping[str, Tensor] | None = None  # rows of the stored training split by the split that they are for
 
     def load(self) -> None:
@@ -204,6 +210,11 @@ class Task:
     def metrics(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         """A value a sample (shape [B]) for each metric; their mean over a split is the metric."""
         raise NotImplementedError
+
+    def overall(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """Metrics that are no means over samples (retrieval, ranking), from the answers to a whole split at once; asked
+        for where `collects` says so."""
+        return {}
 
     def summary(self, totals: dict[str, float]) -> dict[str, float]:
         """The metrics to report from the means over a split; what is no plain mean is computed here."""
@@ -588,6 +599,9 @@ class Probe:
     """Looks. `when` says at what: "evaluation" or "end" of a live run; all can be run on a saved one.
 
     `reads` is as for techniques: "output" where it needs the model's own answers or their gradients.
+
+    One probe is made for a run, and its state is checkpointed as a technique's is. Where it has these methods,
+    `setup(run)` is called once, and `watch(run, terms, output, batch)` in each training step, when its terms are known.
     """
 
     when: ClassVar[str] = "end"

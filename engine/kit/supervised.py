@@ -12,13 +12,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine.kit.embedding import recall_at_1
+from engine.kit.groups import by_group, of_groups
 from engine.parts import Batch, Task, Terms
 
-METRICS = {"classes": ("accuracy", "max"), "next-token": ("bits", "min"), "values": ("r2", "max")}
+METRICS = {
+    "classes": ("accuracy", "max"),
+    "next-token": ("bits", "min"),
+    "values": ("r2", "max"),
+    "embedding": ("recall@1", "max"),
+}
 
 
 class Supervised(Task):
-    """A task whose data are tensors with a target. A subclass sets `offer` and fills `splits` in `load`."""
+    """A task whose data are tensors with a target. A subclass sets `offer` and fills `splits` in `load`.
+
+    Where it has `groups` and metadata "group", every metric is told for each group, for the worst one, and as the
+    groups' shares of the training samples weigh them. A task that offers an embedding has no objective of its own.
+    """
 
     splits: dict[str, dict[str, Tensor]]
 
@@ -26,22 +37,46 @@ class Supervised(Task):
     def metric(self) -> tuple[str, str]:  # type: ignore[override]
         return METRICS[self.offer.output]
 
+    @property
+    def needs_loss(self) -> bool:  # type: ignore[override]
+        return self.offer.output == "embedding"
+
+    @property
+    def collects(self) -> bool:  # type: ignore[override]
+        return self.offer.output == "embedding"
+
     def columns(self, split: str) -> dict[str, Tensor]:
         return self.splits.get(split, {})
 
     def objective(self, output: Any, batch: Batch) -> Terms:
         """Cross-entropy for classes and tokens (a mean over positions), squared error (a mean over values) else."""
+        if self.offer.output == "embedding":
+            return {}
         if self.offer.output == "values":
             return {"task": squared_error(output, batch.target)}
         return {"task": cross_entropy(output, batch.target, batch.mask)}
 
     def metrics(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        found = self._metrics(output, batch)
+        return {**found, **by_group(found, batch.meta["group"], len(self.groups))} if self.groups else found
+
+    def _metrics(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        if self.offer.output == "embedding":
+            return {}
         if self.offer.output == "values":
             return value_metrics(output, batch.target)
         return class_metrics(output, batch.target, batch.mask, bits=self.offer.output == "next-token")
 
+    def overall(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """Of an embedding: how often the nearest other sample has the same label."""
+        return {"recall@1": recall_at_1(output, batch.target)}
+
     def summary(self, totals: dict[str, float]) -> dict[str, float]:
-        return explained(totals) if self.offer.output == "values" else totals
+        shown = explained(totals) if self.offer.output == "values" else totals
+        if not self.groups:
+            return shown
+        shares = self.split("train")["meta.group"].bincount(minlength=len(self.groups)).tolist()
+        return {n: v for n, v in shown.items() if not n.startswith("_")} | of_groups(totals, self.groups, shares)
 
 
 def cross_entropy(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:

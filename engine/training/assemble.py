@@ -248,8 +248,16 @@ def _outer(document: Mapping[str, Any], task: Task) -> list[Problem]:
     ]
 
 
+def _either(names: Iterable[str]) -> str:
+    return " or ".join(sorted(names)) or "a loss of your own"
+
+
 def _loss(document: Mapping[str, Any], task: Task) -> list[Problem]:
     use = document.get("loss")
+    if not use and task.needs_loss:
+        fitting = [id for id, cls in registry.classes().items() if task.offer.output in getattr(cls, "outputs", ())]
+        sentence = f"{document['task']['use']} has no objective of its own; write [loss] with {_either(fitting)}."
+        return [Problem("loss", None, sentence)]
     if not use:
         return []
     cls: Any = registry.classes()[use["use"]]
@@ -435,6 +443,10 @@ def assemble_stage(
         if run.decoder is not None:
             with refusing("decoder", info(run.decoder).id):
                 run.decoder.setup(run)
+        for i, use in enumerate(enabled(document["probes"])):
+            run.probes.append(_build(f"probes.{i}", use))
+            if hasattr(run.probes[-1], "setup"):
+                run.probes[-1].setup(run)
     _require_statistics(run)
     run.make_ready()
     if any(reads_features(registry.classes()[use["use"]]) for _, use in _uses(document)):

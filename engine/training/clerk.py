@@ -70,7 +70,8 @@ def act(
     """Has a part of a kind act on a saved run's newest checkpoint; what it says is kept in the log."""
     section = next(section.name for section in SECTIONS if section.kind == kind)
     with saved(workspace, question["run"], lambda recipe: recipe.set(section, [question[kind]])) as trainer:
-        scalars = does(trainer, registry.build(trainer.run.recipe[section][0]))
+        use = trainer.run.recipe[section][0]
+        scalars = does(trainer, trainer.run.probes[0] if kind == "probe" else registry.build(use))
         trainer.run.recorder.flush(wait=True)
     return {"scalars": scalars}
 

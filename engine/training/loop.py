@@ -369,8 +369,7 @@ class Trainer:
             )
 
     def _probes(self, when: str) -> list[Probe]:
-        uses = enabled(self.run.recipe["probes"])
-        return [registry.build(use) for use in uses if registry.classes()[use["use"]].when == when]  # type: ignore[attr-defined]
+        return [probe for probe in self.run.probes if probe.when == when]
 
     def look(self, probe: Probe) -> dict[str, float]:
         """Runs a probe; its scalars become series, its figures are stored."""
@@ -490,6 +489,7 @@ class Trainer:
             "procedure": capture(run.procedure),
             "loss": capture(run.loss) if run.loss is not None else None,
             "decoder": {info(run.decoder).id: capture(run.decoder)} if run.decoder is not None else {},
+            "probes": {f"{i}.{info(probe).id}": capture(probe) for i, probe in enumerate(run.probes)},
             "stream": run.stream.state(),
             "further": {key: {"size": s.batch_size, **s.state()} for key, s in run.further.items()},
             "live": {path: value.tensor for path, value in run.live.items()},
@@ -521,6 +521,8 @@ class Trainer:
             decoded = state.get("decoder", {}).get(info(run.decoder).id) if run.decoder is not None else None
             if decoded is not None:  # another decoder than the one it was saved with begins anew
                 restore(run.decoder, decoded, run.device)
+            for i, probe in enumerate(run.probes):  # a saved run may be looked at with others: these begin anew
+                restore(probe, state.get("probes", {}).get(f"{i}.{info(probe).id}", {}), run.device)
         run.stream.load(state["stream"])
         for key, saved in state.get("further", {}).items():
             split, _, name = key.partition("/")

@@ -19,6 +19,7 @@ from engine.parts import (
     Batch,
     Decoder,
     Loss,
+    Probe,
     Procedure,
     Progress,
     Schedule,
@@ -103,6 +104,8 @@ class Run:
         self._entered: dict[str, Tensor] = {}  # the head, in the last forward pass
         self._head_hook: RemovableHandle | None = None
         self._call: nn.Module | Callable[..., Any] = model
+        self.probes: list[Probe] = []
+        self._watching: list[Callable[..., None]] = []
         self._on_terms: list[Callable[..., Terms]] = []
         self._aux: list[tuple[str, nn.Module]] = []
         self._ticking: list[Any] = []
@@ -204,6 +207,8 @@ class Run:
         terms = {**self.objective(output, batch), **self._layer_terms()}
         for hook in self._on_terms:
             terms = hook(self, terms, output, batch)
+        for watch in self._watching:
+            watch(self, terms, output, batch)
         return terms
 
     @property
@@ -405,17 +410,24 @@ class Run:
     def evaluate(self, split: str, variant: str | None = None, limit: int | None = None) -> dict[str, float]:
         """The mean of every metric over a split, and the mean objective as "loss"."""
         sums: dict[str, Tensor] = {}
+        answers: list[Any] = []
         count = 0
         with self.answering(variant) as answer:
             for batch in self.batches(split, limit=limit):
-                for name, value in self.measured(answer(batch), batch).items():
+                output = answer(batch)
+                if self.task.collects:
+                    answers.append(output)
+                for name, value in self.measured(output, batch).items():
                     total = value.double().sum() if value.dim() else value.double() * len(batch)
                     sums[name] = sums[name] + total if name in sums else total
                 count += len(batch)
         if not count:
             return {}
-        means = dict(zip(sums, (torch.stack(list(sums.values())) / count).tolist(), strict=True))
-        return self.task.summary(means)
+        found = {name: total / count for name, total in sums.items()}
+        if answers:
+            found |= self.task.overall(_joined(answers), next(self.batches(split, count, count)))
+        numbers = torch.stack(list(found.values())).tolist() if found else []
+        return self.task.summary(dict(zip(found, numbers, strict=True)))
 
     def measured(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         """The task's metrics of an answer, and its objective as "loss"."""
@@ -449,6 +461,7 @@ class Run:
 
     def make_ready(self) -> None:
         """Collects what every step needs, once: hooks, layers with a protocol, values over time."""
+        self._watching = [probe.watch for probe in self.probes if hasattr(probe, "watch")]
         self._on_terms = [t.on_terms for t in self.techniques if hasattr(t, "on_terms")]
         self._aux = modules_with(self.model, "aux_loss")
         self._measuring = modules_with(self.model, "measures")
@@ -543,6 +556,15 @@ class _evaluating:
         self._fork.__exit__(*exception)
         for module in self._training:
             module.training = True
+
+
+def _joined(outputs: list[Any]) -> Any:
+    """Answers to batches as the answer to all of them."""
+    if isinstance(outputs[0], dict):
+        return {name: _joined([output[name] for output in outputs]) for name in outputs[0]}
+    if isinstance(outputs[0], list | tuple):
+        return type(outputs[0])(_joined(list(each)) for each in zip(*outputs, strict=True))
+    return torch.cat(outputs)
 
 
 def _to_fp32(output: Any) -> Any:
