@@ -119,6 +119,28 @@ class FeatureWidth(Probe):
         return Finding({"width": float(run.features.shape[1])})
 
 
+@probe_part()
+class Tally(Probe):
+    """Counts the steps that it watched, and the looks."""
+
+    when = "evaluation"
+
+    def __init__(self) -> None:
+        self.steps, self.looks, self.total = 0, 0, torch.zeros(())
+
+    def setup(self, run: Run) -> None:
+        self._samples = run.samples
+
+    def watch(self, run: Run, terms: Terms, output: Any, batch: Batch) -> None:
+        assert output.shape[0] == len(batch) <= self._samples
+        self.steps += 1
+        self.total = self.total + sum(term.detach().mean() for term in terms.values())
+
+    def look(self, run: Run) -> Finding:
+        self.looks += 1
+        return Finding({"steps": self.steps, "looks": self.looks, "total": float(self.total)})
+
+
 @model_part()
 class Headless(Model):
     """A matrix, and nothing that could be called a head."""
@@ -131,7 +153,7 @@ class Headless(Model):
         return x.flatten(1) @ self.w
 
 
-OWN = (Uneven, Diary, Spread, FeatureNorm, Coupled, FeatureWidth, Headless)
+OWN = (Uneven, Diary, Spread, FeatureNorm, Coupled, FeatureWidth, Tally, Headless)
 
 
 @pytest.fixture(autouse=True)
@@ -290,3 +312,26 @@ def test_what_couples_samples_is_not_split(part: dict[str, Any]) -> None:
     assert text.startswith("training.accumulate: ") and "couples the samples of a batch" in text
     trained(**part)
     trained(training={"accumulate": 2}, techniques=[{"use": "label-smoothing"}])
+
+
+def test_metrics_of_a_whole_split_do_not_depend_on_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch = {"task": {"use": "digit-retrieval", "train_limit": 64}, "loss": {"use": "hard-negative-isometric"}}
+    run, _ = ready(**patch)
+    whole = run.evaluate("test")
+    monkeypatch.setattr("engine.training.run.EVALUATION_ROWS", 100)
+    assert run.evaluate("test") == whole and set(whole) == {"recall@1"}
+    some = run.evaluate("test", limit=150)
+    assert some["recall@1"] * 150 == pytest.approx(round(some["recall@1"] * 150)) and some != whole
+
+
+def test_a_probe_watches_each_step_and_keeps_what_it_saw() -> None:
+    use = {"probes": [{"use": "tally"}], "training": {"evaluate_every": 0.5}, "budget": {"steps": 10}}
+    run, sink = trained(**use)
+    assert sink.points["probe/tally/looks"][1][-1] == len(sink.points["probe/tally/looks"][1]) > 2
+    assert sink.points["probe/tally/steps"][1][-1] == 10
+    assert sink.points["probe/tally/total"][1][-1] == pytest.approx(sum(sink.points["train/loss"][1]), rel=1e-5)
+    again, _ = ready(**use)
+    Trainer(again).load(Trainer(run).state())
+    assert (again.probes[0].steps, again.probes[0].looks) == (10, run.probes[0].looks)  # type: ignore[attr-defined]
+    other, _ = ready(**{**use, "probes": [{"use": "feature-width"}]})
+    Trainer(other).load(Trainer(run).state())
