@@ -461,6 +461,8 @@ class Run:
 
     def make_ready(self) -> None:
         """Collects what every step needs, once: hooks, layers with a protocol, values over time."""
+        if self._head_hook is not None:  # the head may be another one now
+            self.keep_features()
         self._watching = [probe.watch for probe in self.probes if hasattr(probe, "watch")]
         self._on_terms = [t.on_terms for t in self.techniques if hasattr(t, "on_terms")]
         self._aux = modules_with(self.model, "aux_loss")
