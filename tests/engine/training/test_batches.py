@@ -335,3 +335,15 @@ def test_a_probe_watches_each_step_and_keeps_what_it_saw() -> None:
     assert (again.probes[0].steps, again.probes[0].looks) == (10, run.probes[0].looks)  # type: ignore[attr-defined]
     other, _ = ready(**{**use, "probes": [{"use": "feature-width"}]})
     Trainer(other).load(Trainer(run).state())
+
+
+def test_features_follow_a_head_that_is_replaced() -> None:
+    run, _ = ready(techniques=[{"use": "spread"}])
+    batch = next(run.batches("train"))
+    run.forward(batch)
+    before = run.features
+    run.model.head = nn.Linear(8, 2)
+    run.make_ready()
+    output = run.forward(batch)
+    assert run.features is not before
+    torch.testing.assert_close(run.model.head(run.features), output)
