@@ -314,11 +314,11 @@ def test_what_couples_samples_is_not_split(part: dict[str, Any]) -> None:
     trained(training={"accumulate": 2}, techniques=[{"use": "label-smoothing"}])
 
 
-def test_metrics_of_a_whole_split_do_not_depend_on_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_of_a_whole_split_do_not_depend_on_its_batches() -> None:
     patch = {"task": {"use": "digit-retrieval", "train_limit": 64}, "loss": {"use": "hard-negative-isometric"}}
     run, _ = ready(**patch)
     whole = run.evaluate("test")
-    monkeypatch.setattr("engine.training.run.EVALUATION_ROWS", 100)
+    run.evaluation_batch = 100
     assert run.evaluate("test") == whole and set(whole) == {"recall@1"}
     some = run.evaluate("test", limit=150)
     assert some["recall@1"] * 150 == pytest.approx(round(some["recall@1"] * 150)) and some != whole
