@@ -14,7 +14,7 @@ from PySide6.QtGui import QUndoCommand, QUndoStack
 
 from engine.catalog import Catalog, Entry
 from engine.errors import Problem, RecipeError
-from engine.recipe import BY_NAME, PLANS, SECTIONS, Difference, Recipe, Section, merge
+from engine.recipe import BY_NAME, PHASES, PLANS, SECTIONS, Difference, Recipe, Section, merge
 
 RECIPE_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -164,6 +164,14 @@ class RecipeDocument(QObject):
         name = self._catalog().parts[use].name
         self.edit(f"Add {name}", lambda recipe: recipe.insert_part(section, at, {"use": use}))
         return f"{section}.{at}"
+
+    def add_phase(self) -> str:
+        """Adds a phase after the others; returns its path."""
+        names = [phase.get("name") for phase in self.get(PHASES, []) if isinstance(phase, Mapping)]
+        number = next(n for n in range(len(names) + 1, 2 * len(names) + 2) if f"phase {n}" not in names)
+        phase = {"name": f"phase {number}", "budget": _inline({"epochs": 5})}
+        self.edit("Add a phase", lambda recipe: recipe.insert_part(PHASES, len(names), phase))
+        return f"{PHASES}.{len(names)}"
 
     def take(self, path: str) -> None:
         """Takes a whole part out: an item of a list, or an optional section."""

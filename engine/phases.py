@@ -36,6 +36,53 @@ WHOLE: Mapping[str, tuple[str, ...]] = {
 MOST = 1000
 
 
+_EXAMPLES = {
+    "budget": "{ epochs = 5 }",
+    "optimizer": "{ lr = 0.01 }",
+    "techniques": '[{ use = "...", enabled = false }]',
+    "training": "{ batch_size = 128 }",
+}
+
+
+def _change(name: str) -> dict[str, Any]:
+    example = f", such as {_EXAMPLES[name]}" if name in _EXAMPLES else ""
+    return {"title": name, "description": f"What is different in [{name}], written as TOML{example}. Empty: nothing."}
+
+
+def _text(title: str, words: str, **more: Any) -> dict[str, Any]:
+    return {"type": "string", "title": title, "description": words, **more}
+
+
+# The form of one phase. What it changes in other sections is written as TOML, as in the recipe's text.
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {
+        "name": _text("name", "What the phase is called; others name it so."),
+        "repeat": {
+            "type": "integer",
+            "minimum": 1,
+            "default": 1,
+            "title": "repeat",
+            "description": "How many times it is carried out.",
+        },
+        "back_to": _text("back to", "The phase from which on all is repeated with it. Empty: it alone.", default=""),
+        "rewind": _text(
+            "rewind",
+            "The moment of an earlier phase to begin with, as phase:NAME@STEP. Empty: where the last one ended.",
+            default="",
+        ),
+        "inherit": _text(
+            "inherit",
+            "What goes on from before: the weights, or the optimizer and the techniques too.",
+            enum=list(INHERIT),
+            default="weights",
+        ),
+        **{name: _change(name) for name in CHANGES},
+    },
+}
+
+
 @dataclass(frozen=True)
 class Stage:
     """One phase as it is carried out: which time, with what recipe, from what."""

@@ -14,7 +14,7 @@ from app.forms.chooser import Index, draw_background, draw_text
 from app.forms.fields import list_text
 from app.recipes import RecipeDocument
 from app.theme import SPACE_L, SPACE_S, Theme
-from engine.recipe import SECTIONS, Section
+from engine.recipe import PHASES, SECTIONS, Section
 from engine.settings import a_kind
 
 LINE = Qt.ItemDataRole.UserRole
@@ -22,11 +22,12 @@ MIME = "application/x-athanor-part"
 HEIGHT = 28
 TITLE_WIDTH = 82
 SWITCH = QSize(26, 14)
+MOVED = ("item", "phase")  # lines that can be dragged and taken out
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the outline. `what` is recipe, section, list (the heading of a list), item or add."""
+    """One line of the outline. `what` is recipe, section, list (the heading of a list), item, phase or add."""
 
     what: str
     path: str
@@ -101,7 +102,7 @@ class OutlineModel(QAbstractListModel):
             return Qt.ItemFlag.ItemIsEnabled
         if line.what == "item":
             return usual | Qt.ItemFlag.ItemIsDragEnabled | Qt.ItemFlag.ItemIsUserCheckable
-        return usual
+        return usual | Qt.ItemFlag.ItemIsDragEnabled if line.what == "phase" else usual
 
     # -- dragging --------------------------------------------------------------------------------------------------
 
@@ -133,7 +134,7 @@ class OutlineModel(QAbstractListModel):
         if not data.hasFormat(MIME) or row < 0:
             return None
         section, number = bytes(data.data(MIME).data()).decode().split(".")
-        rows = [r for r, line in enumerate(self.lines) if line.what == "item" and line.path.startswith(f"{section}.")]
+        rows = [r for r, line in enumerate(self.lines) if line.what in MOVED and line.path.startswith(f"{section}.")]
         if not rows or not rows[0] <= row <= rows[-1] + 1:
             return None
         index, before = int(number), row - rows[0]
@@ -155,7 +156,24 @@ def outline(document: RecipeDocument) -> list[Line]:
             lines.append(Line("add", section.name, f"Add {a_kind(section.kind)}", words=section.words))
         else:
             lines.append(_section(document, section, mark))
-    return lines
+    return [*lines, *_phases(document, changed)]
+
+
+def _phases(document: RecipeDocument, changed: set[str]) -> list[Line]:
+    """The stretches that the run is carried out in, each with what it says of itself."""
+    words = "Stretches of the run with parts and budgets of their own, one after the other."
+    own = "problem" if any(p.path == PHASES for p in document.problems) else ""
+    lines = [Line("list", PHASES, "Phases", mark=own, words=words)]
+    found = document.get(PHASES, [])
+    for index, phase in enumerate(found if isinstance(found, list) else []):
+        path = f"{PHASES}.{index}"
+        says = phase if isinstance(phase, Mapping) else {}
+        parts = [f"{says['repeat']} times"] if says.get("repeat", 1) != 1 else []
+        budget = says.get("budget")
+        parts += [f"{list_text(value)} {name}" for name, value in budget.items()] if isinstance(budget, Mapping) else []
+        mark = _mark(document, path, changed)
+        lines.append(Line("phase", path, str(says.get("name", "no name")), ", ".join(parts), mark=mark, words=words))
+    return [*lines, Line("add", PHASES, "Add a phase", words=words)]
 
 
 def _section(document: RecipeDocument, section: Section, mark: str) -> Line:
@@ -319,7 +337,7 @@ class Outline(QListView):
             else:
                 self.asked.emit("add" if line.what == "add" else "choose", line.path)
             return
-        if line is not None and line.what == "item":
+        if line is not None and line.what in MOVED:
             if key == Qt.Key.Key_Delete:
                 self.document.take(line.path)
                 return

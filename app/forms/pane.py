@@ -17,8 +17,11 @@ from app.recipes import RECIPE_SCHEMA, RecipeDocument
 from app.theme import SPACE_M, SPACE_S
 from engine.catalog import Catalog, Entry
 from engine.errors import RecipeError
-from engine.recipe import BY_NAME
+from engine.phases import SCHEMA as PHASE_SCHEMA
+from engine.recipe import BY_NAME, PHASES
 from engine.settings import a_kind
+
+PHASE_WORDS = "A stretch of the run. Whatever it does not change is as in the recipe around it."
 
 
 class PartPane(QWidget):
@@ -113,21 +116,24 @@ class PartPane(QWidget):
             widget.setEnabled(not broken)
 
     def _show_head(self, section: Any, kind: str, entry: Entry | None) -> None:
-        self.title.setText((section.title if section else "Recipe").upper())
+        phase = self.path.startswith(f"{PHASES}.")
+        self.title.setText((section.title if section else "Phase" if phase else "Recipe").upper())
         self.chooser_button.setVisible(bool(kind))
         use = self.document.use(self.path) if kind else None
         chosen = self.document.get(self.path) is not None
         name = entry.name if entry else str(use) if use else f"Choose {a_kind(kind)}" if kind else ""
         self.chooser_button.show_part(name if chosen or not entry else f"{name} (the default)")
         self.chooser_button.setAccessibleName(f"{section.title if section else ''}: {name}. Choose another.")
-        words = entry.summary if entry else section.words if section else "What the recipe is called and starts from."
+        own = PHASE_WORDS if phase else "What the recipe is called and starts from."
+        words = entry.summary if entry else section.words if section else own
         self.summary.setText(words)
         self.summary.show()
         self.card.setVisible(entry is not None)
         self.advice.setVisible(entry is not None and bool(entry.recommends))
         if entry is not None and entry.recommends:
             self.advice.setToolTip("Sets what it recommends: " + ", ".join(_paths(entry.recommends)) + ".")
-        self.out.setVisible(chosen and section is not None and bool(section.kind) and not section.required)
+        optional = section is not None and bool(section.kind) and not section.required
+        self.out.setVisible(chosen and (optional or phase))
 
     def _show_form(self, catalog: Catalog, entry: Entry | None) -> None:
         schema: Mapping[str, Any] | None
@@ -135,6 +141,8 @@ class PartPane(QWidget):
             schema = entry.schema
         else:
             schema = RECIPE_SCHEMA if self.path == "" else catalog.sections.get(self.path)
+            if self.path.startswith(f"{PHASES}.") and self.document.get(self.path) is not None:
+                schema = PHASE_SCHEMA
         wanted = (self.path, entry.id if entry else "", id(catalog)) if schema is not None else None
         if wanted != self._form_of:
             self._form_of = wanted

@@ -43,7 +43,7 @@ from app.recipes import RecipeDocument, blank, section_of, trial_of
 from app.theme import SPACE_M, SPACE_S
 from engine.catalog import Catalog
 from engine.errors import AthanorError, RecipeError
-from engine.recipe import BY_NAME, PLANS, Recipe, flatten
+from engine.recipe import BY_NAME, PHASES, PLANS, Recipe, flatten
 from engine.workspace import RESOURCES
 
 DRAFT = "recipe.toml"  # in the workspace: what stands in the builder, saved as it is edited
@@ -333,6 +333,8 @@ class RecipePlace(Place):
     def _asked(self, what: str, path: str) -> None:
         if what == "choose":
             self.pane.open_chooser()
+        elif path == PHASES and self._readable():
+            self.outline.select(self.document.add_phase())
         elif self._readable():
             self._open_adder(path)
 
@@ -359,7 +361,8 @@ class RecipePlace(Place):
     def _go_to_problem(self, path: str) -> None:
         keys = path.split(".")
         section = BY_NAME.get(keys[0])
-        self.outline.select(".".join(keys[:2]) if section is not None and section.many else keys[0] if section else "")
+        listed = keys[0] == PHASES or (section is not None and section.many)
+        self.outline.select(".".join(keys[:2]) if listed else keys[0] if section else "")
         self.toml.go_to(path)
 
     def _paths(self) -> list[str]:

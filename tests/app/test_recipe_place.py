@@ -143,6 +143,40 @@ def test_a_wrong_value_shows_its_sentence_everywhere_and_stops_training(place: R
     assert place.train_button.isEnabled() and place.problems.list.count() == 0
 
 
+def test_phases_are_added_edited_moved_and_taken_out(place: RecipePlace) -> None:
+    lines = place.outline.lines
+
+    def add() -> None:
+        row = next(r for r, line in enumerate(lines.lines) if line.what == "add" and line.path == "phases")
+        place.outline.scrollTo(lines.index(row))
+        rect = place.outline.visualRect(lines.index(row))
+        QTest.mouseClick(place.outline.viewport(), Qt.MouseButton.LeftButton, pos=rect.center())
+
+    add()
+    add()
+    assert [phase["name"] for phase in place.document.get("phases")] == ["phase 1", "phase 2"]
+    assert place.pane.title.text() == "PHASE" and place.pane.path == "phases.1"
+    rows = place.pane.form.rows
+    write(rows["name"].field.line, "sparse")
+    write(rows["repeat"].field.line, "3")
+    write(rows["optimizer"].field.line, "{ lr = 0.5 }")
+    assert place.document.get("phases.1") == {
+        "name": "sparse", "budget": {"epochs": 5}, "repeat": 3, "optimizer": {"lr": 0.5}
+    }  # fmt: skip
+    line = lines.lines[lines.row_of("phases.1")]
+    assert (line.title, line.part, line.mark) == ("sparse", "3 times, 5 epochs", "changed")
+    write(rows["optimizer"].field.line, "{ lr = -1 }")
+    assert lines.lines[lines.row_of("phases.1")].mark == "problem" and not place.train_button.isEnabled()
+    assert "phases.1.optimizer.lr" in place.problems.list.item(0).text()
+    write(rows["optimizer"].field.line, "{ lr = 0.1 }")
+    QTest.keyClick(place.outline, Qt.Key.Key_Up, Qt.KeyboardModifier.AltModifier)
+    assert [phase["name"] for phase in place.document.get("phases")] == ["sparse", "phase 1"]
+    QTest.keyClick(place.outline, Qt.Key.Key_Delete)
+    assert [phase["name"] for phase in place.document.get("phases")] == ["phase 1"]
+    place.document.stack.undo()
+    assert len(place.document.get("phases")) == 2 and place.train_button.isEnabled()
+
+
 def test_adding_switching_moving_and_taking_out_a_technique(place: RecipePlace) -> None:
     model = place.outline.lines
     row = next(r for r, line in enumerate(model.lines) if line.what == "add" and line.path == "techniques")
