@@ -1,15 +1,17 @@
-"""The figures of one run: what its probes drew, and a look at it with any probe of the catalog."""
+"""What can be done with a saved run: a look at it with any probe, another way to answer. Below, its figures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
+from app import words
 from app.forms.around import form_context
-from app.forms.fields import UNSET
+from app.forms.fields import UNSET, ComboBox
 from app.forms.figures import FigureView
 from app.forms.parts import PartField
 from app.places import Context, button, label
@@ -19,10 +21,44 @@ from engine.catalog import Catalog
 from engine.errors import Problem
 from engine.recipe import Recipe
 
-AT = "probes.0"  # where the probe stands in the recipe that checks it
 PATIENCE_S = 600.0
 FIGURE_HEIGHT = 230
 MOST = 24
+
+
+@dataclass(frozen=True)
+class Act:
+    """One thing to do with a saved run: by a part of which kind, and how the engine is asked.
+
+    `at` is where the part stands in the recipe that checks its settings.
+    """
+
+    kind: str
+    at: str
+    does: str  # "Answer again" on the button
+    tip: str
+    begun: str  # said while the engine is at it, after the part's name
+    ask: Callable[[Any, str, Mapping[str, Any]], int]
+
+
+ACTS = (
+    Act(
+        "probe",
+        "probes.0",
+        "Look",
+        "Runs this probe on the run's newest checkpoint.",
+        "looks at the newest checkpoint",
+        lambda engine, run, use: engine.probe(run, use),
+    ),
+    Act(
+        "decoder",
+        "decoder",
+        "Answer again",
+        "Measures the test split with the newest checkpoint's weights, answered by this decoder.",
+        "answers for the test split",
+        lambda engine, run, use: engine.evaluate(run, "test", {"decoder": dict(use)}),
+    ),
+)
 
 
 class FigureCard(QWidget):
@@ -49,13 +85,14 @@ class FigureCard(QWidget):
 
 
 class FiguresPage(QWidget):
-    """Above: which probe, its settings, and the button. Below: the newest figure of each kind."""
+    """Above: what to do, with which part and settings, and the button. Below: the newest figure of each kind."""
 
     def __init__(self, context: Context):
         super().__init__()
         self.context = context
         self.run: dict[str, Any] = {}
-        self.use: dict[str, Any] = {}
+        self.act = ACTS[0]
+        self.uses: dict[str, dict[str, Any]] = {}  # by kind: what was chosen last
         self.cards: dict[tuple[str, str], FigureCard] = {}
         self._looked_at = ""
         self._question = Question(context, PATIENCE_S, self)
@@ -66,27 +103,34 @@ class FiguresPage(QWidget):
         if context.catalog is not None:
             self._take_catalog(context.catalog)
 
+    @property
+    def use(self) -> dict[str, Any]:
+        """The part that is chosen, with its settings."""
+        return self.uses.get(self.act.kind, {})
+
     def _build(self) -> None:
         self.forms = form_context(self.context)
-        self.field = PartField(AT, {"x-part": "probe"}, self.forms)
-        self.field.button.setAccessibleName("Which probe looks at the run")
-        self.field.edited.connect(self._edited)
-        self.look = button("Look", self.ask_look, "primary", "Runs this probe on the run's newest checkpoint.")
+        self.choice = ComboBox()
+        self.choice.setAccessibleName("What to do with the run")
+        for act in ACTS:
+            self.choice.addItem(act.kind.capitalize(), act.kind)
+        self.choice.activated.connect(lambda at: self._choose(ACTS[at]))
+        self.look = button("", self.ask_look, "primary")
         self.state = label("", "small", wrap=True, selectable=True)
-        row = QHBoxLayout()
-        row.setSpacing(SPACE_S)
-        row.addWidget(self.field, 1)
-        row.addWidget(self.look)
+        self.row = QHBoxLayout()
+        self.row.setSpacing(SPACE_S)
+        self.row.addWidget(self.choice)
+        self.row.addWidget(self.look)
         self.none = label("No probe has looked at this run yet. Choose one above.", "muted", wrap=True)
         inside = QWidget()
         self.holder = QVBoxLayout(inside)
         self.holder.setContentsMargins(SPACE_S, SPACE_S, SPACE_S, SPACE_S)
         self.holder.setSpacing(SPACE_M)
         self.holder.setAlignment(Qt.AlignmentFlag.AlignTop)
-        self.holder.addLayout(row)
-        self.holder.addWidget(self.field.below)
+        self.holder.addLayout(self.row)
         self.holder.addWidget(self.state)
         self.holder.addWidget(self.none)
+        self._put_field()
         area = QScrollArea()
         area.setWidgetResizable(True)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -95,28 +139,54 @@ class FiguresPage(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(area)
 
-    # -- which probe -------------------------------------------------------------------------------------------------
+    def _put_field(self) -> None:
+        """The field that chooses a part of the kind that the act needs."""
+        self.field = PartField(self.act.at, {"x-part": self.act.kind}, self.forms)
+        self.field.button.setAccessibleName(f"Which {self.act.kind}")
+        self.field.edited.connect(self._edited)
+        self.row.insertWidget(1, self.field, 1)
+        self.holder.insertWidget(1, self.field.below)
+        self.look.setText(self.act.does)
+
+    # -- which part --------------------------------------------------------------------------------------------------
 
     def _take_catalog(self, catalog: Catalog) -> None:
         self.forms.catalog = catalog
-        probes = catalog.of_kind("probe")
-        if not self.use and probes:
-            self.use = {"use": probes[0].id}
+        for act in ACTS:
+            parts = catalog.of_kind(act.kind)
+            if act.kind not in self.uses and parts:
+                self.uses[act.kind] = {"use": parts[0].id}
         self._show_use()
 
+    def _choose(self, act: Act) -> None:
+        if act is self.act:
+            return
+        self.act = act
+        for widget in (self.field, self.field.below):
+            widget.hide()
+            widget.deleteLater()
+        self._put_field()
+        self._say("")
+        self._show_use()
+
+    def _recipe(self) -> Recipe:
+        """A recipe with nothing but the part at its place."""
+        section, _, listed = self.act.at.partition(".")
+        return Recipe.of({section: [self.use] if listed else self.use})
+
     def _edited(self, path: str, value: Any) -> None:
-        recipe = Recipe.of({"probes": [self.use]})
+        recipe = self._recipe()
         if value is UNSET:
             recipe.remove(path)
         else:
             recipe.set(path, value)
-        self.use = dict(recipe.document["probes"][0])
+        self.uses[self.act.kind] = dict(recipe.get(self.act.at))
         self._show_use()
 
     def problems(self) -> list[Problem]:
-        """What is wrong with the probe's settings."""
-        found = Recipe.of({"probes": [self.use]}).check(self.forms.catalog) if self.use else []
-        return [problem for problem in found if problem.path.startswith(AT)]
+        """What is wrong with the part's settings."""
+        found = self._recipe().check(self.forms.catalog) if self.use else []
+        return [problem for problem in found if problem.path.startswith(self.act.at)]
 
     def _show_use(self) -> None:
         problems = self.problems()
@@ -126,35 +196,44 @@ class FiguresPage(QWidget):
     def _enable(self, problems: list[Problem]) -> None:
         why = ""
         if not self.use:
-            why = "There is no probe in the catalog yet."
+            why = f"There is no {self.act.kind} in the catalog yet."
         elif problems:
             why = str(problems[0])
         elif not self.run.get("checkpoints"):
             why = "The run has no checkpoint yet, so there is nothing to look at."
         elif self._question.open:
-            why = "A probe is looking."
+            why = "The engine is at it."
         self.look.setEnabled(not why)
-        self.look.setToolTip(why or "Runs this probe on the run's newest checkpoint.")
+        self.look.setToolTip(why or self.act.tip)
 
-    # -- a look ------------------------------------------------------------------------------------------------------
+    # -- doing it ----------------------------------------------------------------------------------------------------
 
     def ask_look(self) -> None:
-        """Has the engine run the probe; the figures come when it is done."""
-        run, use = str(self.run["id"]), dict(self.use)
+        """Has the engine do it; figures and numbers come when it is done."""
+        run, use, act = str(self.run["id"]), dict(self.use), self.act
         self._looked_at = run
-        self._question.ask(lambda engine: engine.probe(run, use))
+        self._question.ask(lambda engine: act.ask(engine, run, use))
         self._enable([])
-        name = self.forms.catalog.parts[use["use"]].name
-        self._say(f"{name} looks at the newest checkpoint …")
+        self._say(f"{self.forms.catalog.parts[use['use']].name} {act.begun} …")
 
-    def _answered(self, _answer: dict[str, Any]) -> None:
-        self._end("")
+    def _answered(self, answer: dict[str, Any]) -> None:
+        self._end(self._results(answer))
         if self._looked_at == self.run.get("id"):
             self.read()
 
+    def _results(self, answer: Mapping[str, Any]) -> str:
+        """The numbers that came out, beside those that the run had before."""
+        before = self.run.get("metrics") or {}
+        said = []
+        for name, value in sorted((answer.get("metrics") or {}).items()):
+            was = f" (was {words.number(before[name])})" if name in before else ""
+            said.append(f"{name} {words.number(value)}{was}")
+        return "\n".join(said)
+
     def _failed(self, error: Exception) -> None:
-        reason = (str(error) or type(error).__name__).replace(f"{AT}: ", "")
-        self._end(f"There is no figure: {reason}", "bad")
+        reason = (str(error) or type(error).__name__).replace(f"{self.act.at}: ", "")
+        nothing = "figure" if self.act.kind == "probe" else "result"
+        self._end(f"There is no {nothing}: {reason}", "bad")
 
     def _end(self, sentence: str, role: str = "small") -> None:
         self._say(sentence, role)

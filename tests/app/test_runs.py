@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PySide6.QtCore import QItemSelectionModel, QSettings, Qt
 from PySide6.QtGui import QGuiApplication
+from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QInputDialog, QMessageBox
 
+from app import words
 from app.forms.chooser import Chooser
 from app.places import Context
 from app.places.dashboard import chart_of, chart_title, plan_charts
@@ -313,6 +315,16 @@ def test_deleting_asks_first(qtbot: Any, place: RunsPlace, workspace: Workspace,
         assert len(log.runs()) == 3 and log._rows("SELECT * FROM commands") == []
 
 
+def act(page: Any, kind: str, words: str) -> None:
+    """Chooses what to do with the run, and the part to do it with."""
+    page.choice.setCurrentIndex(page.choice.findData(kind))
+    page.choice.activated.emit(page.choice.currentIndex())
+    page.field.button.click()
+    chooser = page.field.findChild(Chooser)
+    QTest.keyClicks(chooser.search, words)
+    QTest.keyClick(chooser.search, Qt.Key.Key_Return)
+
+
 def test_a_probe_looks_at_a_saved_run(
     qtbot: Any, with_engine: Context, workspace: Workspace, write_run: Callable[..., str]
 ) -> None:
@@ -356,6 +368,13 @@ def test_a_probe_looks_at_a_saved_run(
         stored = {(figure["probe"], figure["name"]): figure["data"] for figure in log.figures(made[0])}
     assert {key: card.view.figure for key, card in page.cards.items()} == stored
     qtbot.waitUntil(lambda: page.look.isEnabled() and not page.state.text(), timeout=5000)
+    act(page, "decoder", "shifted")
+    assert page.look.text() == "Answer again" and page.use["use"] == "shifted-copies"
+    qtbot.mouseClick(page.look, Qt.MouseButton.LeftButton)
+    was = words.number(row(workspace, made[0])["metrics"]["test/accuracy"])
+    qtbot.waitUntil(lambda: f"(was {was})" in page.state.text(), timeout=90_000)
+    assert "test/accuracy " in page.state.text()
+    act(page, "probe", "landscape")
     place.opened(run=lost)
     qtbot.waitUntil(lambda: page.run.get("id") == lost and not page.cards, timeout=5000)
     qtbot.mouseClick(page.look, Qt.MouseButton.LeftButton)
