@@ -100,7 +100,7 @@ def _acting(position: str, techniques: list[Any]) -> dict[str, Any]:
     return {"position": position, "parts": [info(t).id for t in techniques]}
 
 
-def update(run: Run, role: Role, terms: Terms, weight: Tensor | None = None) -> Tensor:
+def update(run: Run, role: Role, terms: Terms, weight: Tensor | None = None, alone: bool = False) -> Tensor:
     """backward -> unscale -> reduce -> ... -> step -> project -> remask -> average. Returns the loss, detached.
 
     With gradient accumulation only the last micro-batch's call goes past the backward pass.
@@ -108,8 +108,7 @@ def update(run: Run, role: Role, terms: Terms, weight: Tensor | None = None) -> 
     optimizer, scaler = role.optimizer, role.scaler
     loss = total_of(terms, weight)
     scaled = loss if run.share == 1.0 else loss * run.share
-    # One player's step must leave no gradients with the others, whose own updates would then take them for theirs.
-    own = [p for p in role.parameters if p.requires_grad] if len(run.roles) > 1 else None
+    own = [p for p in role.parameters if p.requires_grad] if alone else None
     (scaler.scale(scaled) if scaler else scaled).backward(inputs=own or None)
     if optimizer is None or not run.last_micro:
         return loss.detach()

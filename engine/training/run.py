@@ -238,13 +238,17 @@ class Run:
         """Named terms of a batch as one number, differentiable: what an update of these terms would descend."""
         return total_of(terms, batch.weight)
 
-    def update(self, role: str, terms: Terms) -> None:
-        """Takes one step of a role; see `roles.update`."""
+    def update(self, role: str, terms: Terms, alone: bool = False) -> None:
+        """Takes one step of a role; see `roles.update`.
+
+        What the terms ask of another role's parameters waits there for that role's next update (parts that share
+        weights want it so); `alone` leaves the others no gradients.
+        """
         player = self.roles[role]
         if self.keep_losses:
             each = [term.detach() for term in terms.values() if term.dim() == 1]
             self.losses = torch.stack(each).sum(0) if each else None
-        loss = roles.update(self, player, terms, self.batch.weight if self.batch is not None else None)
+        loss = roles.update(self, player, terms, self.batch.weight if self.batch is not None else None, alone)
         prefix = "train" if role == "main" else role
         if len(self.roles) > 1:
             self.log(f"{role}/loss", loss)
@@ -261,8 +265,7 @@ class Run:
         """Makes a player: a module with an optimizer and a schedule (None: the recipe's, built anew; False: none).
 
         An optimizer is a function from parameter groups to one, as a field `OptimizerPart` gives it. `but` are the
-        module's parameters that another role moves. Where there are several roles, an update of one leaves the
-        gradients of the others' parameters alone.
+        module's parameters that another role moves.
         """
         others = {id(p) for p in but}
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad and id(p) not in others]

@@ -115,7 +115,7 @@ class RARTS(Procedure):
             if run.progress.step == self._turn(run):
                 self._settle(run)
             output = run.forward(batch)
-            run.update("main", run.terms(output, batch))
+            run.update("main", run.terms(output, batch), alone=True)
             return output
         return self._search(run, batch)
 
@@ -124,13 +124,13 @@ class RARTS(Procedure):
         other = run.stream_of("outer", ID).next()
         w, y = run.roles["main"].parameters, run.roles["copy"].parameters
         output = run.forward(batch)
-        run.update("main", {**self._weighed(run.terms(output, batch)), "pull": pull(w, y, self.beta)})
+        run.update("main", {**self._weighed(run.terms(output, batch)), "pull": pull(w, y, self.beta)}, alone=True)
         run.batch = other
         terms = run.objective(run.forward(other, self._copy), other)
-        run.update("copy", {**terms, "pull": pull(y, w, self.beta)})
+        run.update("copy", {**terms, "pull": pull(y, w, self.beta)}, alone=True)
         ours = run.total(self._weighed(run.objective(run.forward(batch), batch)), batch)
         theirs = run.total(run.objective(run.forward(other, self._copy), other), other)
-        run.update("architecture", {"train": ours, "outer": theirs})
+        run.update("architecture", {"train": ours, "outer": theirs}, alone=True)
         if run.wants_gradient_norm:
             for path, entropy in entropies(run.model).items():
                 run.log(f"entropy/{path}", entropy)

@@ -195,7 +195,7 @@ class BORep(Procedure):
         self.z = plus(self.z, residual, -self.nu)
         slopes, loss = self._problem.hypergradient(self.z, train.next(), outer.next())
         self._upper.leave()
-        run.update("upper", {"task": with_slopes(loss, self._problem.upper, slopes)})
+        run.update("upper", {"task": with_slopes(loss, self._problem.upper, slopes)}, alone=True)
         self._upper.leave()
 
     def _refine(self, run: Run, batch: Batch) -> None:
@@ -219,7 +219,7 @@ class BORep(Procedure):
 
     def _lower(self, run: Run, batch: Batch) -> None:
         run.batch = batch
-        run.update("main", self._upper.weigh(run.terms(run.forward(batch), batch), batch))
+        run.update("main", self._upper.weigh(run.terms(run.forward(batch), batch), batch), alone=True)
 
     def _inner(self, run: Run, batch: Batch) -> Tensor:
         """G: the training loss, as the upper variables weigh it."""

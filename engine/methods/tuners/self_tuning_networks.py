@@ -250,7 +250,7 @@ class SelfTuningNetworks(Procedure):
         self._told.values = free
         self._hyper.write(free)
         output = run.forward(batch)
-        run.update("main", run.terms(output, batch))
+        run.update("main", run.terms(output, batch), alone=True)
         self._rest()
         return output
 
@@ -263,7 +263,7 @@ class SelfTuningNetworks(Procedure):
             terms = run.objective(run.forward(batch), batch)
         if self.tune_scales:
             terms = {**terms, "entropy": -self.entropy_weight * self._hyper.entropy()}
-        run.update("hyper", terms)
+        run.update("hyper", terms, alone=True)
         self._rest()
         if run.wants_gradient_norm:
             for path, scale in zip(self._hyper.paths, self._hyper.scales().detach().unbind(), strict=True):

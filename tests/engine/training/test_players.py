@@ -34,8 +34,8 @@ class Duet(Procedure):
         run.add_role("second", head, optimizer=optimizer, schedule=False)
 
     def step(self, run: Run, batch: Batch) -> None:
-        run.update("main", run.terms(run.forward(batch), batch))
-        run.update("second", run.terms(run.forward(batch), batch))
+        run.update("main", run.terms(run.forward(batch), batch), alone=True)
+        run.update("second", run.terms(run.forward(batch), batch), alone=True)
 
     def found(self, run: Run) -> dict[str, Any]:
         return {"optimizer.lr": 0.25, "model.hidden": [4, 4]}
