@@ -325,7 +325,8 @@ def _train(named: Named, recipe: Recipe, folder: Path, here: Surroundings) -> No
             raise AthanorError(f"The recipe {file} of the source {named} is not in order. {error}") from error
         document["training"] = {**document["training"], "device": str(here.device)}
         _tell(here, f"Training the source {named} first; it is kept for the next time.")
-        outcome = train(document, sink, folder, go_on, here.workspace)
+        with torch.enable_grad():  # who asks may stand in a stretch without
+            outcome = train(document, sink, folder, go_on, here.workspace)
     if outcome.state == "stopped":
         raise SourceStopped
     if outcome.state != "done":
