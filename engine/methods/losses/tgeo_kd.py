@@ -97,7 +97,7 @@ class TGeoKD(Technique):
         init_alpha: The teacher's share at the start.
 
     Raises:
-        ValueError: Where the teacher answers with another number of classes than the task has.
+        ValueError: Where the teacher takes other inputs than the task has, or answers with other classes.
     """
 
     reads = ("gradients", "output")
@@ -132,7 +132,10 @@ class TGeoKD(Technique):
         totals = torch.zeros(self._classes, self._classes, device=run.device)
         counts = torch.zeros(self._classes, device=run.device)
         for batch in run.batches("train"):
-            answers = batch.call(self._model)
+            try:
+                answers = batch.call(self._model)
+            except RuntimeError as error:
+                raise ValueError(f"{self.teacher.label} does not take this task's inputs: {error}.") from None
             if answers.shape[-1] != self._classes:
                 raise ValueError(
                     f"{self.teacher.label} answers with {answers.shape[-1]} classes, the task has {self._classes}."
