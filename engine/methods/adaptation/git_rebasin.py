@@ -102,7 +102,7 @@ class GitReBasin(Procedure):
         self.second: Source = second
         self.match, self.share, self.max_iter = match, share, max_iter
         self.samples, self.points, self.reset_bn = samples, points, reset_bn
-        self.found: dict[str, float] = {}
+        self.measured: dict[str, float] = {}
 
     def step(self, run: Run, batch: Batch) -> None:
         """Never called: there are no steps."""
@@ -115,7 +115,7 @@ class GitReBasin(Procedure):
         a, b = dict(one.state_dict()), dict(other.state_dict())
         moved = permuted(b, groups, orders)
         ways = {"matched": self.way(run, a, moved), "as they are": self.way(run, a, b)}
-        self.found = {
+        self.measured = {
             "barrier": barrier(ways["matched"]),
             "barrier_unmatched": barrier(ways["as they are"]),
             "distance": _distance(a, moved),
@@ -184,7 +184,7 @@ class GitReBasin(Procedure):
         run.recorder.sink.figure(ID, "barrier", figure, run.step)
 
     def result(self, run: Run) -> dict[str, float]:
-        return dict(self.found)
+        return dict(self.measured)
 
     @classmethod
     def requires(

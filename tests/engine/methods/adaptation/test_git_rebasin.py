@@ -70,8 +70,8 @@ def test_a_permuted_copy_is_found_again(match: str) -> None:
     copy.load_state_dict(permuted(model.state_dict(), groups, orders))
     part = GitReBasin(Given(model), Given(copy), match=match, points=3)  # type: ignore[arg-type]
     part.act(run)
-    assert part.found["distance"] == 0.0 and part.found["distance_unmatched"] > 1
-    assert abs(part.found["barrier"]) < 1e-6 < part.found["barrier_unmatched"]
+    assert part.measured["distance"] == 0.0 and part.measured["distance_unmatched"] > 1
+    assert abs(part.measured["barrier"]) < 1e-6 < part.measured["barrier_unmatched"]
     for name, tensor in run.model.state_dict().items():
         torch.testing.assert_close(tensor, model.state_dict()[name], rtol=1e-6, atol=1e-7)
 
