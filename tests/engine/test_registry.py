@@ -51,6 +51,7 @@ class Everything:
         schedule: fields.SchedulePart = None,
         optimizer: fields.OptimizerPart = None,
         model: fields.ModelPart = None,
+        task: fields.TaskPart = None,
         several: Annotated[Any, fields.parts_of("layer")] = [],  # noqa: B006
         choice: Literal["a", "b"] = "a",
         flag: bool = True,
@@ -89,6 +90,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "schedule": {"x-part": "schedule"},
     "optimizer": {"x-part": "optimizer"},
     "model": {"x-part": "model"},
+    "task": {"x-part": "task"},
     "several": {"x-parts": "layer"},
     "choice": {"type": "string", "enum": ["a", "b"]},
     "flag": {"type": "boolean"},
