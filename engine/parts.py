@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
@@ -177,6 +178,18 @@ class Batch:
     def call(self, module: nn.Module) -> Any:
         """The module's answer to the inputs, in their order."""
         return module(*self.inputs.values())
+
+    def cut(self, rows: slice) -> Batch:
+        """Some of its samples."""
+        return Batch(
+            {name: tensor[rows] for name, tensor in self.inputs.items()},
+            None if self.target is None else self.target[rows],
+            self.index[rows],
+            self.split,
+            None if self.weight is None else self.weight[rows],
+            None if self.mask is None else self.mask[rows],
+            {name: tensor[rows] for name, tensor in self.meta.items()},
+        )
 
 
 class Task:
@@ -465,17 +478,28 @@ class Technique:
         after_epoch(run)                               after an epoch's last step and its evaluation, where one is due
         on_end(run)                                    after the last step, before the final evaluation
 
+    Two positions can give it more than the gradient, and have one owner each:
+
+        reduce(run, role, shards) -> gradients     the mean gradient of each worker in this process, in the order of
+                                                   `run.workers.here`; returns the one that all workers step with
+        combine(run, role, terms) -> gradients     where `per_term` is set: the gradient of each named term, from the
+                                                   step's own graph; returns the one to step with
+
     `reads` names what of the step it needs beside gradients (`Procedure.offers`): a procedure without it is refused.
     With "features" in it, `run.features` is what entered the model's head in the last forward pass, with gradient.
     `needs` names the columns that it reads from a batch, as for samplers. `needs_total`: it must know the number of
     steps, as for a schedule. `additive` False says that the terms it adds or changes couple the samples of a batch, so
-    that a step cannot be split.
+    that a step cannot be split. `any_role`: it acts on whatever role it is called for and keeps its state by role, so
+    that a recipe may bind it to others than it declares, by ``on = ["critic"]``.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     needs_total: ClassVar[bool] = False
+    per_term: ClassVar[bool] = False
+    any_role: ClassVar[bool] = False
     additive: ClassVar[bool] = True
+    _on: tuple[str, ...] = ()  # the recipe's `on`
 
     def setup(self, run: Run) -> None:
         """Called once, when model and optimizer exist and before a checkpoint is loaded."""
@@ -505,12 +529,22 @@ class Technique:
 
 
 class Procedure:
-    """Owns the step. Never calls backward or step on an optimizer: `run.update(role, terms)` does."""
+    """Owns the step. Never calls backward or step on an optimizer: `run.update(role, terms)` does.
+
+    One that has gradients without a backward pass hands them over: ``run.update(role, terms, grads)``, one a parameter
+    of the role; whatever acts on gradients then acts on these.
+
+    `offers`: what techniques may read of its step; "terms" are named terms that can be differentiated. `makes`: the
+    roles whose updates techniques may act on, by name or, where their number depends on the model, as a pattern such
+    as "layer*". `divisible`: a step may be split into micro-batches or workers, because it updates each role once, by
+    a gradient that is a mean over samples.
+    """
 
     uses: ClassVar[tuple[str, ...]] = ("model", "optimizer")
     trains: ClassVar[bool] = True  # False: there are no steps; `act` is called once, before the final evaluation
-    offers: ClassVar[tuple[str, ...]] = ("gradients", "output", "features")  # what techniques may read from it
-    makes: ClassVar[tuple[str, ...]] = ("main",)  # the roles whose updates techniques may act on
+    offers: ClassVar[tuple[str, ...]] = ("gradients", "output", "terms", "features")
+    makes: ClassVar[tuple[str, ...]] = ("main",)
+    divisible: ClassVar[bool] = True
 
     def prepare_model(self, run: Run, model: nn.Module) -> nn.Module:
         """The model to train, as the techniques left it, changed before any optimizer exists."""
@@ -769,6 +803,16 @@ def info(part: Any) -> PartInfo:
     """What the decorator said of a part (an object or its class)."""
     found: PartInfo = (part if isinstance(part, type) else type(part)).__part__  # type: ignore[attr-defined]
     return found
+
+
+def roles_of(technique: Technique) -> tuple[str, ...]:
+    """The roles, by name or pattern, whose updates a technique acts on: the recipe's `on`, or what it declares."""
+    return technique._on or info(technique).roles
+
+
+def matches(role: str, patterns: Sequence[str]) -> bool:
+    """Whether one of the names or patterns means a role, or a role's own pattern means one of them."""
+    return any(fnmatchcase(role, pattern) or fnmatchcase(pattern, role) for pattern in patterns)
 
 
 def is_part(value: Any) -> bool:

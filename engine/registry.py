@@ -26,7 +26,7 @@ import engine.methods
 from engine.catalog import Catalog, Entry
 from engine.errors import AthanorError
 from engine.parts import GIVEN, Layer, Schedule, Value, info
-from engine.settings import unwrapped
+from engine.settings import RESERVED, unwrapped
 from engine.training import sources
 from engine.training.settings import Budget, Training
 from engine.workspace import own_parts
@@ -97,6 +97,8 @@ def schema_of(cls: type) -> dict[str, Any]:
     for parameter in list(inspect.signature(cls).parameters.values()):
         if parameter.name in given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
+        if parameter.name in RESERVED:
+            raise AthanorError(f"{cls.__module__}: {cls.__name__} has a parameter {parameter.name!r}, a reserved word.")
         if parameter.name not in hints:
             raise AthanorError(f"{cls.__module__}: {cls.__name__}'s parameter {parameter.name!r} has no type.")
         field = TypeAdapter(hints[parameter.name]).json_schema()
@@ -200,7 +202,7 @@ def settings_of(use: Mapping[str, Any]) -> dict[str, Any]:
     """Constructor arguments from a filled table: nested parts built, values over time made, tuples restored."""
     cls = classes()[use["use"]]
     fields = schema_of(cls)["properties"]
-    rest = {name: value for name, value in use.items() if name not in ("use", "enabled")}
+    rest = {name: value for name, value in use.items() if name not in RESERVED}
     return {name: _argument(fields[name], value) for name, value in rest.items()}
 
 

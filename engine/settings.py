@@ -30,6 +30,9 @@ WORDS = {
     "null": "nothing",
 }
 ARTICLES = {"optimizer": "an optimizer"}
+# Keys of a part's table that are no settings of it: the part's id, whether it is switched on, and, of a technique, the
+# roles that it acts on.
+RESERVED = ("use", "enabled", "on")
 
 
 def a_kind(kind: str) -> str:
@@ -200,8 +203,14 @@ def check_use(value: Any, kind: str, path: str, catalog: Catalog) -> list[Proble
     entry = of_kind.get(use)
     if entry is None:
         return [Problem(f"{path}.use", use, _unknown(use, kind, of_kind, catalog))]
-    settings = {name: setting for name, setting in value.items() if name not in ("use", "enabled")}
+    reserved = RESERVED if kind == "technique" else RESERVED[:2]
+    settings = {name: setting for name, setting in value.items() if name not in reserved}
     problems = check_settings(entry.schema, settings, path, catalog, entry.id)
+    if "on" in value and kind == "technique":
+        on = value["on"]
+        if not (isinstance(on, list) and on and all(isinstance(role, str) and role for role in on)):
+            right = 'a list of roles, such as ["main"]'
+            problems.append(Problem(f"{path}.on", on, f"{show(on)} is not {right}."))
     if not isinstance(value.get("enabled", True), bool):
         problems.append(Problem(f"{path}.enabled", value["enabled"], f"{show(value['enabled'])} is not true or false."))
     return problems
@@ -276,6 +285,6 @@ def fill_value(schema: Mapping[str, Any], value: Any, catalog: Catalog) -> Any:
 def fill_use(value: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
     """A table ``{use = ..., settings}`` with every default written out."""
     entry = catalog.parts.get(str(value.get("use")))
-    rest = {name: setting for name, setting in value.items() if name not in ("use", "enabled")}
-    kept = {name: value[name] for name in ("use", "enabled") if name in value}
+    rest = {name: setting for name, setting in value.items() if name not in RESERVED}
+    kept = {name: value[name] for name in RESERVED if name in value}
     return {**kept, **(fill(entry.schema, rest, catalog) if entry else rest)}

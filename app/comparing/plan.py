@@ -21,6 +21,7 @@ from engine import comparison
 from engine.catalog import Catalog
 from engine.errors import RecipeError
 from engine.recipe import SECTIONS, Recipe, flatten
+from engine.settings import RESERVED
 from engine.workspace import RESOURCES
 
 BUILDER, FILE, GIVEN = "builder", "file", "given"
@@ -164,7 +165,7 @@ class Plan(QWidget):
             return []
         filled = self.document.recipe.filled(self.document.catalog)
         flat = flatten({key: value for key, value in filled.items() if key not in (*NOT_VARIED, "seed")})
-        kept = [path for path, value in flat.items() if value is not None and not path.endswith((".use", ".enabled"))]
+        kept = [path for path, value in flat.items() if value is not None and path.rpartition(".")[2] not in RESERVED]
         return ["seed", *kept]
 
     def space(self) -> Mapping[str, Any]:

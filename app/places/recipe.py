@@ -44,6 +44,7 @@ from app.theme import SPACE_M, SPACE_S
 from engine.catalog import Catalog
 from engine.errors import AthanorError, RecipeError
 from engine.recipe import BY_NAME, PHASES, PLANS, Recipe, flatten
+from engine.settings import RESERVED
 from engine.workspace import RESOURCES
 
 DRAFT = "recipe.toml"  # in the workspace: what stands in the builder, saved as it is edited
@@ -374,7 +375,7 @@ class RecipePlace(Place):
         return [
             path
             for path, value in flatten({k: v for k, v in filled.items() if k not in skipped}).items()
-            if value is not None and not path.endswith((".use", ".enabled"))
+            if value is not None and path.rpartition(".")[2] not in RESERVED
         ]
 
     # -- training ----------------------------------------------------------------------------------------------------

@@ -75,12 +75,15 @@ def gaussian(some: Sequence[Tensor], rng: torch.Generator, unit: bool = False) -
 
 
 def gradient(value: Tensor, over: Sequence[Tensor], create_graph: bool = False, retain: bool = False) -> Direction:
-    """The gradient of a number; zeros for what it does not depend on."""
-    if not value.requires_grad:
+    """The gradient of a number; zeros for what it does not depend on, and for what is frozen."""
+    live = [t for t in over if t.requires_grad]
+    if not value.requires_grad or not live:
         return [torch.zeros_like(t) for t in over]
     keep = retain or create_graph
-    grads = torch.autograd.grad(value, list(over), create_graph=create_graph, retain_graph=keep, allow_unused=True)
-    return [torch.zeros_like(t) if g is None else g for t, g in zip(over, grads, strict=True)]
+    grads = torch.autograd.grad(value, live, create_graph=create_graph, retain_graph=keep, allow_unused=True)
+    found = iter(grads)
+    each = (next(found) if t.requires_grad else None for t in over)
+    return [torch.zeros_like(t) if g is None else g for t, g in zip(over, each, strict=True)]
 
 
 @torch.enable_grad()

@@ -30,18 +30,20 @@ from engine.parts import (
     give_side,
     info,
     is_part,
+    matches,
     named_modules_with,
     with_side,
 )
 from engine.recipe import Recipe
 from engine.settings import show
-from engine.training import live, phases, sources
+from engine.training import live, phases, rules, sources
 from engine.training.carry import Carried, carry
 from engine.training.data import Columns, Sampled, Shuffled, Stream, metadata, set_apart
 from engine.training.random import derive_seed, forked
 from engine.training.recorder import Memory, Recorder
 from engine.training.roles import AFTER, BEFORE
 from engine.training.run import Run
+from engine.training.workers import Workers
 
 DEFAULT_EPOCHS = 10.0  # where a recipe sets no limit at all
 
@@ -111,6 +113,16 @@ def planned(document: Mapping[str, Any], study: Study) -> list[Ask]:
         return study.plan(document)
 
 
+def build_techniques(document: Mapping[str, Any]) -> list[Technique]:
+    """The techniques that are switched on, each bound to the roles that the recipe names for it."""
+    found = []
+    for i, use in enumerate(enabled(document["techniques"])):
+        made: Technique = _build(f"techniques.{i}", use)
+        made._on = tuple(use.get("on", ()))
+        found.append(made)
+    return found
+
+
 def _build(where: str, use: Mapping[str, Any], *given: Any) -> Any:
     """Builds a part; a constructor's ValueError becomes a problem of the recipe."""
     with refusing(where, use.get("use")):
@@ -167,11 +179,12 @@ def clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy) -> list[P
             found.append(Problem(path, use["use"], reason))
         elif missing := _lacking(task, getattr(cls, "needs_side", ())):
             found.append(Problem(path, use["use"], missing))
-    found += _needs(document, task) + _couples(document) + _features(document, anatomy)
+    found += _needs(document, task) + _features(document, anatomy)
     found += _precision(document) + _horizon(document) + _loss(document, task)
     found += _offers(document) + _outer(document, task) + _other_structure(document, task)
     found += live.problems(_uses(document))
-    return found + _decoder(document, task) + _normalization(document, anatomy)
+    found += _decoder(document, task) + _normalization(document, anatomy)
+    return found + rules.problems(document, _uses(document), task.size("train"))
 
 
 def _uses(document: Any, path: str = "") -> list[tuple[str, Mapping[str, Any]]]:
@@ -268,22 +281,6 @@ def _loss(document: Mapping[str, Any], task: Task) -> list[Problem]:
     return found
 
 
-def _couples(document: Mapping[str, Any]) -> list[Problem]:
-    """What is no mean over samples has another meaning on a part of the batch: the step must stay whole."""
-    parts = document["training"]["accumulate"]
-    if parts == 1:
-        return []
-    return [
-        Problem(
-            "training.accumulate",
-            parts,
-            f"{use['use']} couples the samples of a batch, so a step cannot be split; write accumulate = 1.",
-        )
-        for _, use in _uses(document)
-        if not getattr(registry.classes()[use["use"]], "additive", True)
-    ]
-
-
 def _needs(document: Mapping[str, Any], task: Task) -> list[Problem]:
     """The columns that parts read from a batch: the task must have them in its training split."""
     there = metadata(task.split("train"))
@@ -340,15 +337,17 @@ def _offers(document: Mapping[str, Any]) -> list[Problem]:
         if kind not in ("technique", "probe", "decoder", "loss", "transform"):
             continue
         needs = {*cls.reads, *(("output",) if kind == "transform" or hasattr(cls, "on_terms") else ())}
+        needs |= {"terms"} if getattr(cls, "per_term", False) else set()
         missing = sorted(needs.difference(procedure.offers))
         if missing:
             owner = document["procedure"]["use"]
             sentence = f"it reads the {' and '.join(missing)} of the step, which {owner} does not offer."
             found.append(Problem(path, use["use"], sentence))
         acts = any(hasattr(cls, position) for position in (*BEFORE, *AFTER))
-        if acts and not set(info(cls).roles).intersection(procedure.makes):
-            owner, roles = document["procedure"]["use"], " and ".join(info(cls).roles)
-            found.append(Problem(path, use["use"], f"it acts on the updates of {roles}, which {owner} does not make."))
+        roles = tuple(use.get("on", ())) or info(cls).roles
+        if acts and not any(matches(role, procedure.makes) for role in roles):
+            owner, named = document["procedure"]["use"], " and ".join(roles)
+            found.append(Problem(path, use["use"], f"it acts on the updates of {named}, which {owner} does not make."))
     return found
 
 
@@ -451,6 +450,8 @@ def assemble_stage(
     run.make_ready()
     if any(reads_features(registry.classes()[use["use"]]) for _, use in _uses(document)):
         run.keep_features()
+    for sentence in rules.notes(run):
+        run.note(sentence, "warning")
     if document["training"]["compile"]:
         run.compile()
     return run
@@ -461,13 +462,14 @@ def _build_run(document: Mapping[str, Any], task: Task, recorder: Recorder, devi
     values = live.values(_uses(document), device)
     parts = live.placed(document, values)
     model = _build("model", parts["model"], task.offer)
-    techniques = [_build(f"techniques.{i}", t) for i, t in enumerate(enabled(parts["techniques"]))]
+    techniques = build_techniques(parts)
     procedure = _build("procedure", parts["procedure"])
     loss = _build("loss", parts["loss"]) if parts["loss"] else None
     decoder = _build("decoder", parts["decoder"]) if parts["decoder"] else None
     run = Run(document, task, model, procedure, techniques, loss, device, recorder, decoder)
     run.live = values
     run.stream = stream(document, run.columns_of("train"), run.rng("data order"))
+    run.workers = Workers(document["training"]["workers"], sent=partial(run.count, "bytes-sent"))
     for i, technique in enumerate(techniques):
         with refusing(f"techniques.{i}", info(technique).id):
             run.model = technique.prepare_model(run, run.model)

@@ -27,7 +27,7 @@ from engine.training.assemble import assemble, enabled, fitting, pick_device
 from engine.training.measure import parameter_count, sparsity
 from engine.training.random import forked, global_state, set_global_state
 from engine.training.recorder import Memory, Recorder, Sink
-from engine.training.run import Run
+from engine.training.run import DETAIL_EVERY, Run
 from engine.training.state import capture, restore
 from engine.training.transforms import Chain, next_number
 from engine.workspace import Workspace
@@ -154,22 +154,29 @@ class Trainer:
         assert run.stream is not None
         batch = run.stream.next()
         run.before_step()
-        micros = _split(batch, run.accumulate) if len(batch) else []  # a step without samples only counts
-        for number, micro in enumerate(micros):
-            run.share, run.last_micro = len(micro) / len(batch), number == len(micros) - 1
-            for hook in self._on_batch:
-                micro = hook(run, micro)
-            run.batch = micro
-            run.give_side(micro)
-            run.procedure.step(run, micro)
-            if self._observe is not None:
-                self._observe(run, micro, run.losses)
-                run.losses = None
+        run.counts["samples"] += len(batch)
+        for worker, part in run.workers.parts(batch) if len(batch) else ():  # a step without samples only counts
+            run.worker = worker
+            micros = _split(part, run.accumulate)
+            for number, micro in enumerate(micros):
+                run.share, run.last_micro = len(micro) / len(batch), number == len(micros) - 1
+                for hook in self._on_batch:
+                    micro = hook(run, micro)
+                run.batch = micro
+                run.give_side(micro)
+                run.procedure.step(run, micro)
+                if self._observe is not None:
+                    self._observe(run, micro, run.losses)
+                    run.losses = None
         if run.step_loss is not None:
             run.recorder.watch("train/loss", run.step, run.step_loss)
             run.step_loss = None
         self._log_rate()
         run.after_step()
+        if run.step % DETAIL_EVERY == 0:
+            for name, count in run.counts.items():
+                if count:
+                    run.log(f"count/{name}", count)
         run.step += 1
         epoch_ends, experience_ends = run.stream.at_epoch_end, run.stream.experience_ended
         if experience_ends:
@@ -400,6 +407,7 @@ class Trainer:
         for name, value in test.items():
             run.log(name, value)
         self.metrics |= test | {f"result/{n}": v for n, v in run.procedure.result(run).items()}
+        self.metrics |= {f"count/{name}": float(count) for name, count in run.counts.items() if count}
         self.found = run.procedure.found(run)
         if self.found:
             run.note(f"Found, to be written into a recipe: {_as_toml(self.found)}.", kind="found")
@@ -495,6 +503,7 @@ class Trainer:
             "live": {path: value.tensor for path, value in run.live.items()},
             "streams": run.streams.state(),
             "torch": global_state(run.device),
+            "counts": dict(run.counts),
             "metrics": {**self.metrics, **{n: v for n, v in run.recorder.last.items() if n.startswith("layer/")}},
             "best": list(self.best) if self.best else None,
             "early": {"stale": self._stale, "best": self._watched_best},
@@ -538,6 +547,7 @@ class Trainer:
         if run.step > run.begin:  # layers are as they were in the last step, also for who only looks at the model
             at = run.progress
             run.tick(Progress(at.step - 1, at.steps, (at.step - 1) / run.steps_per_epoch))
+        run.counts.update(state.get("counts", {}))
         self._shown = (run.step, run.seconds)
         self.metrics = dict(state["metrics"])
         self.best = (state["best"][0], state["best"][1]) if state["best"] else None
@@ -581,19 +591,7 @@ def _split(batch: Batch, parts: int) -> list[Batch]:
     if parts == 1:
         return [batch]
     size = -(-len(batch) // parts)
-    cuts = [slice(start, start + size) for start in range(0, len(batch), size)]
-    return [
-        Batch(
-            {name: tensor[cut] for name, tensor in batch.inputs.items()},
-            None if batch.target is None else batch.target[cut],
-            batch.index[cut],
-            batch.split,
-            None if batch.weight is None else batch.weight[cut],
-            None if batch.mask is None else batch.mask[cut],
-            {name: tensor[cut] for name, tensor in batch.meta.items()},
-        )
-        for cut in cuts
-    ]
+    return [batch.cut(slice(start, start + size)) for start in range(0, len(batch), size)]
 
 
 def _all_finite(run: Run) -> bool:

@@ -50,6 +50,7 @@ class Oracle:
         draw: dict[str, Tensor] | None = None,
         autocast: Callable[[], Any] = nullcontext,
         before: Callable[[Batch], None] | None = None,
+        counted: Callable[[], None] = lambda: None,
     ):
         self.model = model
         self.objective = objective
@@ -59,6 +60,7 @@ class Oracle:
         self._draw = draw
         self._autocast = autocast
         self._before = before  # called with the batch before it is passed through the model
+        self._counted = counted  # told of every pass, beside `count`
 
     def bind(self, batch: Batch, draw: dict[str, Tensor] | None = None, loss: Tensor | None = None) -> None:
         """Points the oracle at the batch of the current step."""
@@ -67,6 +69,10 @@ class Oracle:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    def _pass(self) -> None:
+        self.count += 1
+        self._counted()
 
     @contextmanager
     def _replay(self) -> Iterator[None]:
@@ -80,7 +86,7 @@ class Oracle:
         if batch is None:
             raise ValueError("The oracle has no batch; bind one or pass it.")
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        self.count += 1
+        self._pass()
         if self._before is not None:
             self._before(batch)
         with self._replay(), self._autocast():
@@ -169,7 +175,7 @@ class Oracle:
         product = curvature.hessian(self.total(params, batch), over)
 
         def counted(vectors: Sequence[Tensor]) -> list[Tensor]:
-            self.count += 1
+            self._pass()
             return product(vectors)
 
         return counted
@@ -180,7 +186,7 @@ class Oracle:
         if batch is None:
             raise ValueError("The oracle has no batch; bind one or pass it.")
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        self.count += 1
+        self._pass()
         if self._before is not None:
             self._before(batch)
         with self._replay(), torch.enable_grad(), self._autocast():

@@ -181,7 +181,7 @@ def follow(run: Run, state: Mapping[str, Any]) -> Run:
             moment = sources.source(stage.rewind)
             model, earlier = moment.model(), moment.state()
         new = assemble_stage(course, stage.index, run.recorder, run.device, model)
-    new.step, new.seconds = run.step, run.seconds
+    new.step, new.seconds, new.counts = run.step, run.seconds, run.counts
     course.place(new, run.step, run.epoch)
     _hand_on(run, new, state)
     if stage.inherit == "all":

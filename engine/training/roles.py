@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from engine.parts import POSITIONS, Progress, Schedule, Technique, Terms, info
-from engine.training.oracle import Oracle, total_of
+from engine.errors import AthanorError
+from engine.kit.curvature import gradient
+from engine.parts import POSITIONS, Progress, Schedule, Technique, Terms, info, matches, roles_of
+from engine.training.oracle import Oracle, mean_of, total_of
 
 if TYPE_CHECKING:
     from engine.training.run import Run
@@ -39,6 +41,49 @@ class Role:
     lr: float = 0.0
     before: list[Hook] = field(default_factory=list)
     after: list[Hook] = field(default_factory=list)
+    per_term: bool = False  # a technique combines the gradients of the terms
+    owns_shards: bool = False  # a technique reduces the gradients of the workers
+    _terms: dict[str, list[Tensor]] = field(default_factory=dict)
+    _shards: list[list[Tensor]] = field(default_factory=list)
+
+    # -- gradients, beside those of a backward pass ----------------------------------------------------------------
+
+    def put(self, grads: Sequence[Tensor]) -> None:
+        """Makes these the gradients, in the order of the parameters."""
+        for parameter, grad in zip(self.parameters, grads, strict=True):
+            parameter.grad = grad
+
+    def add(self, grads: Sequence[Tensor | None]) -> None:
+        """Adds these to the gradients that are there."""
+        for parameter, grad in zip(self.parameters, grads, strict=True):
+            if grad is not None:
+                parameter.grad = grad.clone() if parameter.grad is None else parameter.grad.add_(grad)
+
+    def add_term(self, name: str, grads: list[Tensor]) -> None:
+        """Adds to the gradient of one named term."""
+        if name in self._terms:
+            torch._foreach_add_(self._terms[name], grads)
+        else:
+            self._terms[name] = grads
+
+    def take_terms(self) -> dict[str, list[Tensor]]:
+        """The gradient of each term of this step; they are given once."""
+        terms, self._terms = self._terms, {}
+        return terms
+
+    def keep_shard(self, share: float) -> None:
+        """Puts the gradient that is there aside, as the mean over one worker's samples."""
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        self._shards.append(list(torch._foreach_div(grads, share)))
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def take_shards(self) -> list[list[Tensor]]:
+        """The gradient of each worker here; of the one there is, where nobody asked for workers."""
+        if not self._shards:
+            return [[torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]]
+        shards, self._shards = self._shards, []
+        return shards
 
     def state(self) -> dict[str, Any]:
         return {
@@ -77,10 +122,28 @@ class Role:
 
 
 def collect_hooks(role: Role, techniques: list[Any]) -> None:
-    """The update's hooks of a role, by position; recipe order decides inside a position."""
-    bound = [t for t in techniques if role.name in info(t).roles]
-    role.before = [getattr(t, position) for position in BEFORE for t in bound if hasattr(t, position)]
+    """The update's hooks of a role, by position; recipe order decides inside a position.
+
+    What combines the gradients of the terms comes first in its position: it makes the gradient that others change.
+    """
+    bound = [t for t in techniques if matches(role.name, roles_of(t))]
+    role.before = []
+    for position in BEFORE:
+        for technique in _at(position, bound):
+            role.before.append(_hook(role, technique, position))
     role.after = [getattr(t, position) for position in AFTER for t in bound if hasattr(t, position)]
+
+
+def _hook(role: Role, technique: Any, position: str) -> Hook:
+    """What the update calls; the owners of `reduce` and of the terms are given more than the gradient."""
+    method = getattr(technique, position)
+    if position == "reduce":
+        role.owns_shards = True
+        return lambda run, role: role.put(method(run, role, role.take_shards()))
+    if position == "combine" and technique.per_term:
+        role.per_term = True
+        return lambda run, role: role.put(method(run, role, role.take_terms()))
+    return method
 
 
 def order_of(techniques: list[Any]) -> list[dict[str, Any]]:
@@ -90,7 +153,7 @@ def order_of(techniques: list[Any]) -> list[dict[str, Any]]:
         _acting("model", [t for t in techniques if type(t).prepare_model is not Technique.prepare_model]),
         _acting("batch", [t for t in techniques if hasattr(t, "on_batch")]),
         _acting("terms", [t for t in techniques if hasattr(t, "on_terms")]),
-        *(_acting(position, [t for t in techniques if hasattr(t, position)]) for position in POSITIONS),
+        *(_acting(position, _at(position, techniques)) for position in POSITIONS),
         _acting("epoch", [t for t in techniques if any(hasattr(t, hook) for hook in AT_EPOCHS)]),
     ]
     return [row for row in rows if row["parts"] or row["position"] in OWN]
@@ -100,17 +163,33 @@ def _acting(position: str, techniques: list[Any]) -> dict[str, Any]:
     return {"position": position, "parts": [info(t).id for t in techniques]}
 
 
-def update(run: Run, role: Role, terms: Terms, weight: Tensor | None = None, alone: bool = False) -> Tensor:
+def _at(position: str, techniques: list[Any]) -> list[Any]:
+    """The techniques that act at a position of the update, in the order in which they do."""
+    return sorted((t for t in techniques if hasattr(t, position)), key=lambda t: not t.per_term)
+
+
+def update(
+    run: Run,
+    role: Role,
+    terms: Terms,
+    weight: Tensor | None = None,
+    grads: Sequence[Tensor | None] | None = None,
+    alone: bool = False,
+) -> Tensor:
     """backward -> unscale -> reduce -> ... -> step -> project -> remask -> average. Returns the loss, detached.
 
-    With gradient accumulation only the last micro-batch's call goes past the backward pass.
+    `grads`, where given, take the place of the backward pass. With gradient accumulation only the last micro-batch's
+    call goes past the backward pass, and with several workers only the last one's past `unscale`.
     """
     optimizer, scaler = role.optimizer, role.scaler
     loss = total_of(terms, weight)
-    scaled = loss if run.share == 1.0 else loss * run.share
-    own = [p for p in role.parameters if p.requires_grad] if alone else None
-    (scaler.scale(scaled) if scaler else scaled).backward(inputs=own or None)
+    if grads is None:
+        _differentiate(run, role, terms, loss, weight, scaler, alone)
+    else:
+        _take(run, role, grads)
     if optimizer is None or not run.last_micro:
+        return loss.detach()
+    if run.workers.many and not _all_workers_in(run, role):
         return loss.detach()
     role.set_options(run.progress)
     if scaler:
@@ -134,6 +213,49 @@ def update(run: Run, role: Role, terms: Terms, weight: Tensor | None = None, alo
     return loss.detach()
 
 
+def _differentiate(
+    run: Run,
+    role: Role,
+    terms: Terms,
+    loss: Tensor,
+    weight: Tensor | None,
+    scaler: torch.amp.GradScaler | None,
+    alone: bool = False,
+) -> None:
+    """Adds the micro-batch's gradient to what is there: by one backward pass, or one a term where that is asked for."""
+    if not role.per_term:
+        run.count("gradient-passes")
+        scaled = loss if run.share == 1.0 else loss * run.share
+        own = [p for p in role.parameters if p.requires_grad] if alone else None
+        (scaler.scale(scaled) if scaler else scaled).backward(inputs=own or None)
+        return
+    names = list(terms)
+    for name in names:
+        run.count("gradient-passes")
+        found = gradient(mean_of(terms[name], weight) * run.share, role.parameters, retain=name != names[-1])
+        role.add(found)
+        role.add_term(name, found)
+
+
+def _take(run: Run, role: Role, grads: Sequence[Tensor | None]) -> None:
+    """Adds gradients that a procedure knows without a backward pass, scaled as one would have left them."""
+    if role.per_term:
+        raise AthanorError(f"The role {role.name} has gradients without a backward pass, so none for each term.")
+    scale = role.scaler.scale if role.scaler else lambda g: g
+    role.add([None if g is None else scale(g * run.share) for g in grads])
+
+
+def _all_workers_in(run: Run, role: Role) -> bool:
+    """Puts the gradient of the worker that is done aside; true when it was the last, its role then holding the mean."""
+    workers = run.workers
+    role.keep_shard(workers.shares[run.worker])
+    if run.worker != workers.here[-1]:
+        return False
+    if not role.owns_shards:
+        role.put(workers.mean(role.take_shards()))
+    return True
+
+
 def _closure(run: Run, role: Role, loss: Tensor) -> Callable[[], Tensor]:
     """What an optimizer that evaluates several times a step calls: the first call costs nothing, the step's own
     gradients being there; each further one replays the step's draw on the same batch and passes the same hooks."""
@@ -146,10 +268,12 @@ def _closure(run: Run, role: Role, loss: Tensor) -> Callable[[], Tensor]:
             return loss.detach()
         with torch.enable_grad():
             assert role.oracle is not None
-            value = role.oracle.total()
-            grads = torch.autograd.grad(value, role.parameters, allow_unused=True)
-        for parameter, grad in zip(role.parameters, grads, strict=True):
-            parameter.grad = grad
+            terms = role.oracle.terms()
+            weight = role.oracle.batch.weight if role.oracle.batch is not None else None
+            value = total_of(terms, weight)
+            for parameter in role.parameters:
+                parameter.grad = None
+            _differentiate(run, role, terms, value, weight, None)
         for hook in role.before:
             hook(run, role)
         return value.detach()

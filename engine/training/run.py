@@ -30,6 +30,7 @@ from engine.parts import (
     give_side,
     info,
     is_part,
+    matches,
     with_side,
 )
 from engine.parts import named_modules_with as modules_with
@@ -41,8 +42,12 @@ from engine.training.phases import Course
 from engine.training.random import Streams, derive_seed, forked, global_state
 from engine.training.recorder import Recorder
 from engine.training.roles import Role
+from engine.training.workers import Workers
 
 DETAIL_EVERY = 10  # steps between points of series that cost more than a scalar that is there anyway
+# What a run counts, so that runs can be compared at equal cost: backward passes, training samples, passes that oracles
+# made through a model, and bytes that workers sent.
+COUNTS = ("gradient-passes", "samples", "oracle-calls", "bytes-sent")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -76,7 +81,10 @@ class Run:
         self.streams = Streams(self.seed, device)
         self.accumulate: int = training["accumulate"]
         self.share = 1.0  # of the step's samples that the current micro-batch holds
-        self.last_micro = True
+        self.last_micro = True  # of the worker's part of the step
+        self.workers = Workers(sent=partial(self.count, "bytes-sent"))
+        self.worker = 0  # whose part of the step this is
+        self.counts = dict.fromkeys(COUNTS, 0)
         self.precision: str = training["precision"]
         self.evaluation_batch: int = training["evaluation_batch"]
         self.normalization: str = training["normalization"]
@@ -238,9 +246,12 @@ class Run:
         """Named terms of a batch as one number, differentiable: what an update of these terms would descend."""
         return total_of(terms, batch.weight)
 
-    def update(self, role: str, terms: Terms, alone: bool = False) -> None:
+    def update(
+        self, role: str, terms: Terms, grads: Sequence[Tensor | None] | None = None, alone: bool = False
+    ) -> None:
         """Takes one step of a role; see `roles.update`.
 
+        `grads`, one a parameter of the role, stand in for the backward pass where a procedure knows them otherwise.
         What the terms ask of another role's parameters waits there for that role's next update (parts that share
         weights want it so); `alone` leaves the others no gradients.
         """
@@ -248,7 +259,8 @@ class Run:
         if self.keep_losses:
             each = [term.detach() for term in terms.values() if term.dim() == 1]
             self.losses = torch.stack(each).sum(0) if each else None
-        loss = roles.update(self, player, terms, self.batch.weight if self.batch is not None else None, alone)
+        weight = self.batch.weight if self.batch is not None else None
+        loss = roles.update(self, player, terms, weight, grads, alone)
         prefix = "train" if role == "main" else role
         if len(self.roles) > 1:
             self.log(f"{role}/loss", loss)
@@ -258,6 +270,10 @@ class Run:
         if len(terms) > 1 and self.step % DETAIL_EVERY == 0:
             for name, term in terms.items():
                 self.log(f"{prefix}/term/{name}", term.detach().mean())
+
+    def count(self, what: str, more: int = 1) -> None:
+        """Adds to one of the run's counters."""
+        self.counts[what] += more
 
     def add_role(
         self, name: str, module: nn.Module, optimizer: Any = None, schedule: Any = None, but: Sequence[Tensor] = ()
@@ -272,14 +288,14 @@ class Run:
         role = Role(name, module, [n for n, _ in named], [p for _, p in named])
         make = self.default_optimizer if optimizer is None else optimizer
         if make and named:
-            role.optimizer = make(self._groups(module, named))
+            role.optimizer = make(self._groups(name, module, named))
             role.base = [dict(group) for group in role.optimizer.param_groups]
             role.external = not is_part(role.optimizer) or info(role.optimizer).lr == "external"
             role.schedule = self.default_schedule() if schedule is None else schedule or None
             role.lr = role.base[0].get("lr", math.nan)
             if hasattr(role.optimizer, "attach") or getattr(role.optimizer, "closure", False):
                 terms = self._optimizer_terms if module is self.model else self._oracle_terms
-                role.oracle = Oracle(module, terms, autocast=self.autocast, before=self.give_side)
+                role.oracle = self._oracle(module, terms)
                 if hasattr(role.optimizer, "attach"):
                     role.optimizer.attach(module, role.oracle)
         if self.precision == "fp16" and role.optimizer is not None:
@@ -288,13 +304,15 @@ class Run:
         self.roles[name] = role
         return role
 
-    def _groups(self, module: nn.Module, named: Sequence[tuple[str, Tensor]]) -> list[dict[str, Any]]:
+    def _groups(self, role: str, module: nn.Module, named: Sequence[tuple[str, Tensor]]) -> list[dict[str, Any]]:
         """Optimizer groups: parameters with the same options (of their layers, of techniques) stand together."""
         options: dict[str, dict[str, Any]] = {}
         for path, inner in modules_with(module, "param_options"):
             for name, chosen in inner.param_options().items():  # type: ignore[operator]
                 options.setdefault(f"{path}.{name}" if path else name, {}).update(chosen)
         for technique in self.techniques:
+            if technique._on and not matches(role, technique._on):
+                continue
             for name, chosen in technique.group_options(self, module).items():
                 options.setdefault(name, {}).update(chosen)
         groups: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -306,9 +324,16 @@ class Run:
 
     def oracle(self, batch: Batch | None = None) -> Oracle:
         """Values and derivatives of the training loss on a batch (the current one when None)."""
-        made = Oracle(self.model, self._oracle_terms, autocast=self.autocast, before=self.give_side)
+        made = self._oracle(self.model)
         made.bind(batch if batch is not None else self.batch, self.draw)  # type: ignore[arg-type]
         return made
+
+    def _oracle(self, module: nn.Module, terms: Callable[[Any, Batch], Terms] | None = None) -> Oracle:
+        terms = terms or self._oracle_terms
+        return Oracle(module, terms, autocast=self.autocast, before=self.give_side, counted=self._counted)
+
+    def _counted(self) -> None:
+        self.counts["oracle-calls"] += 1
 
     def _oracle_terms(self, output: Any, batch: Batch) -> Terms:
         return self.objective(_to_fp32(output) if self.precision != "fp32" else output, batch)

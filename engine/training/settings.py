@@ -17,6 +17,7 @@ class Training:
     Args:
         batch_size: Samples in one optimizer step.
         accumulate: Micro-batches that a step is split into, to save memory.
+        workers: Workers that share each step's batch; they take turns in one process, each with a gradient of its own.
         precision: Arithmetic of the forward pass; bf16 and fp16 keep the weights in fp32.
         device: Where to train; auto takes the first free GPU, or the CPU.
         threads: CPU threads; 0 takes all cores but one.
@@ -37,6 +38,7 @@ class Training:
 
     batch_size: Count = 32
     accumulate: Count = 1
+    workers: Count = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: Whole = 0

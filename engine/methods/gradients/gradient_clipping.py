@@ -35,6 +35,8 @@ class GradientClipping(Technique):
         by: cut the length of the whole gradient (norm), or each number (value)
     """
 
+    any_role = True
+
     def __init__(self, limit: Positive = 1.0, by: Literal["norm", "value"] = "norm") -> None:
         self.limit = limit
         self.by = by

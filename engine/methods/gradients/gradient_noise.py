@@ -46,6 +46,8 @@ class GradientNoise(Technique):
         after_clip: add the noise after gradient clipping; off adds it before
     """
 
+    any_role = True
+
     def __init__(self, eta: NonNegativeOverTime = 0.01, gamma: NonNegative = 0.55, after_clip: bool = True) -> None:
         self.eta = Value.of(eta)
         self.gamma = gamma

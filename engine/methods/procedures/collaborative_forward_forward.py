@@ -122,8 +122,8 @@ class CollaborativeForwardForward(Procedure):
     """
 
     uses = ("model", "optimizer")
-    offers = ("gradients",)
-    makes = ()  # one role a layer, none of which stands for the whole model
+    offers = ("gradients", "terms")
+    makes = ("layer*",)  # one role a layer, none of which stands for the whole model
 
     def __init__(self, theta: Positive = 6.0, goodness: Literal["sum", "mean"] = "sum", collaborate: bool = True):
         self.theta, self.goodness, self.collaborate = theta, goodness, collaborate

@@ -35,6 +35,8 @@ class WeightDecayExclusions(Technique):
         embeddings: spare embedding tables
     """
 
+    any_role = True
+
     def __init__(self, biases: bool = True, norms: bool = True, embeddings: bool = True) -> None:
         self.biases = biases
         self.norms = norms

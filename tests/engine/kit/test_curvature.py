@@ -76,6 +76,8 @@ def test_what_the_value_does_not_depend_on_has_no_derivative() -> None:
     first, second = c.gradient((a**2).sum(), [a, b])
     torch.testing.assert_close(first, 2 * a.detach(), rtol=0, atol=0)
     assert torch.equal(second, torch.zeros_like(b))
+    frozen = torch.ones(3)
+    assert torch.equal(c.gradient((a**2).sum(), [frozen, a])[0], torch.zeros(3))
     linear = c.hessian((a * 2).sum(), [a])
     assert torch.equal(linear([torch.ones_like(a)])[0], torch.zeros_like(a))
 
