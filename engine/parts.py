@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -443,6 +443,45 @@ class Value:
         return value if isinstance(value, Value) else cls(float(value))
 
 
+# -- surgery -----------------------------------------------------------------------------------------------------------
+
+# A part of any kind that changes the model while it trains says so (``rewrites = True``) and implements
+#
+#     @classmethod
+#     rewrite(cls, run, operation, arguments) -> Moves
+#
+# which changes `run.model` in place. ``run.rewrite(id, operation, **arguments)`` calls it between two steps (or within
+# a procedure's own step, when no update is under way), lets all that hangs on the old parameters follow, and appends
+# the call to the run's structure log. A checkpoint holds that log; whoever loads it builds the model, calls the same
+# operations with the same arguments (plain data and tensors), and only then loads tensors: so an operation may depend
+# on nothing but the model's structure and its arguments. It is a class method because a run that goes on from the
+# checkpoint need not have the part in its recipe.
+#
+# A part that holds parameters, or something for each of them, from step to step (an average, a list, a copy) implements
+# `on_surgery(run, moves)`, called after optimizers and masks have followed. Where it cannot, it says
+# ``keeps_parameters = True`` and is refused beside a part that rewrites. Optimizer state is carried by the engine: what
+# has the parameter's shape is taken along, and where a state has tensors of other shapes the parameter starts anew.
+
+
+class Moved(NamedTuple):
+    """What became of a parameter or buffer: the new one (None: it is gone), and how a tensor that was kept beside the
+    old one, entry by entry, is brought to the new one's entries (None: it cannot be, and starts anew)."""
+
+    new: Tensor | None
+    take: Callable[[Tensor], Tensor] | None = None
+
+
+Moves = dict[Tensor, Moved]
+
+# What a part of any kind does to which weights of the model is asked before training, to find what clashes:
+#
+#     @classmethod
+#     claims(cls, settings, anatomy) -> {parameter name: claim}
+#
+# A claim is a rank of `engine.kit.weight_maps`, or "mask" for a part that holds entries at zero, or "factors" for one
+# that puts other parameters in the weight's place, so that there is nothing left for another part to act on.
+
+
 # -- hooks -------------------------------------------------------------------------------------------------------------
 
 # The positions of `run.update`, in order. `backward`, `unscale` and `step` are the engine's own.
@@ -472,11 +511,16 @@ class Technique:
 
         on_batch(run, batch) -> batch                  before the step, on the training (micro-)batch
         on_terms(run, terms, output, batch) -> terms   the loss terms of a training step, still named
+        on_step_end(run)                               after a step, when no update is under way: time for surgery
         on_experience_end(run)                         after an experience's last step, where the data come in such
         on_epoch_end(run)                              after an epoch's last step, before its evaluation
         after_evaluation(run, metrics)                 after an evaluation of the live run
         after_epoch(run)                               after an epoch's last step and its evaluation, where one is due
         on_end(run)                                    after the last step, before the final evaluation
+        on_surgery(run, moves)                         after a part has changed the model's parameters (see `Moved`)
+
+    An optimizer may have `on_step_end(run, role)`, `on_end(run, role)` and `on_surgery(run, moves)` too, and an
+    optimizer's come first.
 
     Two positions can give it more than the gradient, and have one owner each:
 
@@ -499,6 +543,8 @@ class Technique:
     per_term: ClassVar[bool] = False
     any_role: ClassVar[bool] = False
     additive: ClassVar[bool] = True
+    rewrites: ClassVar[bool] = False
+    keeps_parameters: ClassVar[bool] = False
     _on: tuple[str, ...] = ()  # the recipe's `on`
 
     def setup(self, run: Run) -> None:
@@ -545,6 +591,8 @@ class Procedure:
     offers: ClassVar[tuple[str, ...]] = ("gradients", "output", "terms", "features")
     makes: ClassVar[tuple[str, ...]] = ("main",)
     divisible: ClassVar[bool] = True
+    rewrites: ClassVar[bool] = False
+    keeps_parameters: ClassVar[bool] = False
 
     def prepare_model(self, run: Run, model: nn.Module) -> nn.Module:
         """The model to train, as the techniques left it, changed before any optimizer exists."""

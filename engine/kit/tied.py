@@ -43,6 +43,12 @@ class Group:
 
     size: int
     members: tuple[Member, ...]
+    reason: str = ""  # why a channel whose own parameters are all zero may still not be cut out, where that is so
+
+    @property
+    def removable(self) -> bool:
+        """Whether a channel whose own parameters are all zero can be cut out and nothing changes."""
+        return not self.reason
 
     def names(self, side: Side | None = None) -> list[str]:
         return [member.name for member in self.members if side in (None, member.side)]
@@ -76,6 +82,7 @@ class Tying:
         self._parent: list[int] = []
         self._size: list[int] = []
         self._fixed: list[bool] = []
+        self._reason: list[str] = []
         self._members: list[list[Member]] = []
 
     def group(self, size: int, fixed: bool = False) -> int:
@@ -83,6 +90,7 @@ class Tying:
         self._parent.append(len(self._parent))
         self._size.append(size)
         self._fixed.append(fixed)
+        self._reason.append("")
         self._members.append([])
         return len(self._parent) - 1
 
@@ -117,13 +125,18 @@ class Tying:
         for segment in layout.segments:
             self._fixed[self._find(segment.group)] = True
 
+    def keep(self, layout: Layout, reason: str) -> None:
+        """The channels of a layout may change places, but none may be cut out, though its own parameters be zero."""
+        for segment in layout.segments:
+            self._reason[self._find(segment.group)] = reason
+
     def is_fixed(self, layout: Layout) -> bool:
         return all(self._fixed[self._find(segment.group)] for segment in layout.segments)
 
     def groups(self) -> list[Group]:
         """The groups whose channels may be changed, in the order in which they were met."""
         roots = [i for i in range(len(self._parent)) if self._find(i) == i and not self._fixed[i] and self._members[i]]
-        return [Group(self._size[i], tuple(dict.fromkeys(self._members[i]))) for i in roots]
+        return [Group(self._size[i], tuple(dict.fromkeys(self._members[i])), self._reason[i]) for i in roots]
 
     def _find(self, group: int) -> int:
         while self._parent[group] != group:
@@ -135,6 +148,7 @@ class Tying:
         if first != second:
             self._parent[second] = first
             self._fixed[first] |= self._fixed[second]
+            self._reason[first] = self._reason[first] or self._reason[second]
             self._members[first] += self._members[second]
             self._members[second] = []
 
@@ -246,8 +260,11 @@ class _Follower:
             return None
         first = layouts[0]
         if name in _ARITHMETIC:
+            self._check_zero(name, values, first)
             return self._arithmetic(node, out)
         if name in _ELEMENTWISE:
+            if name in _NONZERO:
+                self.tying.keep(first, f"{name}() makes something else of zero")
             return first
         if name in _POOLS:
             return first
@@ -265,6 +282,13 @@ class _Follower:
         if name == "getitem":
             return _indexed(first, values[1], values[0].dim())
         raise Untied(f"nothing is known of {name}()")
+
+    def _check_zero(self, name: str, values: Sequence[Any], layout: Layout) -> None:
+        """A number that is added, or a quotient by what may be zero, makes something else of a zero channel."""
+        shifts = name.strip("_").removeprefix("i").removeprefix("r") in ("add", "sub")
+        shifts = shifts and any(isinstance(value, int | float) and value for value in values)
+        if shifts or ("div" in name and isinstance(values[-1], Tensor)):
+            self.tying.keep(layout, f"{name}() makes something else of zero")
 
     def _arithmetic(self, node: torch.fx.Node, out: Tensor) -> Layout:
         """Sums and products bind the channels of both sides, aligned from the right as broadcasting does."""
@@ -330,6 +354,7 @@ _ELEMENTWISE = {
         "exp",
     ),
 }
+_NONZERO = {"sigmoid", "softplus", "exp"}  # of those
 _POOLS = {f"{kind}_pool{n}d" for kind in ("avg", "max", "adaptive_avg", "adaptive_max") for n in (1, 2, 3)}
 _POOLS |= {"_max_pool1d", "_max_pool2d", "boolean_dispatch", "fn"}  # how max pooling shows in a graph
 
@@ -368,10 +393,13 @@ def _batch_norm(tying: Tying, path: str, module: Any, layout: Layout, out: Tenso
     for name in ("weight", "bias", "running_mean", "running_var"):
         if getattr(module, name, None) is not None:
             tying.consume(f"{path}.{name}", 0, layout, "along")
+    if getattr(module, "affine", True) is False:
+        tying.keep(layout, f"{path} has no gain that could be zero, and shifts by a running mean")
     return layout
 
 
 def _layer_norm(tying: Tying, path: str, module: Any, layout: Layout, out: Tensor) -> Layout:
+    tying.keep(layout, f"{path} normalizes each channel with all others")
     dim = layout.axis - (out.dim() - len(module.normalized_shape))
     for name in ("weight", "bias"):
         if dim >= 0 and getattr(module, name, None) is not None:
@@ -382,12 +410,15 @@ def _layer_norm(tying: Tying, path: str, module: Any, layout: Layout, out: Tenso
 def _group_norm(tying: Tying, path: str, module: Any, layout: Layout, out: Tensor) -> Layout:
     if module.num_groups > 1:
         tying.fix(layout)  # a channel stays among those that it is normalized with
+    tying.keep(layout, f"{path} normalizes each channel with all others")
     return _batch_norm(tying, path, module, layout, out)
 
 
 def _activation(tying: Tying, path: str, module: Any, layout: Layout | None, out: Tensor) -> Layout | None:
     if isinstance(module, nn.PReLU) and module.num_parameters > 1 and layout is not None:
         tying.consume(f"{path}.weight", 0, layout, "along")
+    if isinstance(module, _NONZERO_MODULES) and layout is not None:
+        tying.keep(layout, f"{path} makes something else of zero")
     return layout
 
 
@@ -395,6 +426,7 @@ def _embedding(tying: Tying, path: str, module: Any, layout: Layout | None, out:
     return tying.produce([(f"{path}.weight", 1)], module.embedding_dim, out.dim() - 1)
 
 
+_NONZERO_MODULES = (nn.Sigmoid, nn.Softplus, nn.Hardsigmoid)
 _SAME = (
     *(
         getattr(nn.modules.activation, n)

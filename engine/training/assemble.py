@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -36,7 +36,7 @@ from engine.parts import (
 )
 from engine.recipe import Recipe
 from engine.settings import show
-from engine.training import live, phases, rules, sources
+from engine.training import live, phases, rules, sources, surgery
 from engine.training.carry import Carried, carry
 from engine.training.data import Columns, Sampled, Shuffled, Stream, metadata, set_apart
 from engine.training.random import derive_seed, forked
@@ -182,7 +182,7 @@ def clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy) -> list[P
     found += _needs(document, task) + _features(document, anatomy)
     found += _precision(document) + _horizon(document) + _loss(document, task)
     found += _offers(document) + _outer(document, task) + _other_structure(document, task)
-    found += live.problems(_uses(document))
+    found += live.problems(_uses(document)) + surgery.problems(_uses(document), anatomy)
     found += _decoder(document, task) + _normalization(document, anatomy)
     return found + rules.problems(document, _uses(document), task.size("train"))
 
@@ -418,15 +418,22 @@ def assemble(document: Mapping[str, Any], recorder: Recorder, device: torch.devi
 
 
 def assemble_stage(
-    course: phases.Course, index: int, recorder: Recorder, device: torch.device, weights: nn.Module | None = None
+    course: phases.Course,
+    index: int,
+    recorder: Recorder,
+    device: torch.device,
+    weights: nn.Module | None = None,
+    structure: Sequence[surgery.Entry] = (),
 ) -> Run:
-    """The run of one phase; its model takes the weights of another one where they are given."""
+    """The run of one phase; its model is changed by a structure log, and takes the weights of another one, where they
+    are given."""
     stage = course.stages[index]
     document = stage.document
     with sources.around(device=device, seed=document["seed"], sink=recorder.sink, points=course):
         torch.manual_seed(derive_seed(document["seed"], "layers"))
         with forked(device, derive_seed(document["seed"], "initial weights")):
             run = _build_run(document, course.task(stage), recorder, device)
+            run.structure.replay(run, structure)
             _check_side(run, run.model)
             _start_from_data(run, carry(weights, run.model) if weights is not None else _start_from(run))
         run.course, run.stage = course, stage
@@ -490,6 +497,7 @@ def rebuilt(document: Mapping[str, Any], state: Mapping[str, Any] | None, device
                 _start_from_data(run, _start_from(run))
     if state is not None:
         with fitting():
+            run.structure.replay(run, state.get("structure", []))
             run.model.load_state_dict(state["model"])
     return run.model
 
@@ -566,7 +574,12 @@ def _start_from(run: Run) -> Carried:
     if not text:
         return Carried()
     with refusing("training.start_from", text):
-        carried = carry(sources.source(text).model(), run.model)
+        source = sources.source(text)
+        state: Mapping[str, Any] = {}
+        with suppress(AthanorError):  # a model before its first step has no checkpoint: there is nothing to replay
+            state = source.state()
+        run.structure.replay(run, state.get("structure", []))
+        carried = carry(source.model(), run.model)
         if not carried.count:
             total = len(carried.fresh) + len(carried.reshaped)
             raise ValueError(f"None of the model's {total} tensors is in {text} under the same name and in its shape.")

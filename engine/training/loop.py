@@ -29,6 +29,7 @@ from engine.training.random import forked, global_state, set_global_state
 from engine.training.recorder import Memory, Recorder, Sink
 from engine.training.run import DETAIL_EVERY, Run
 from engine.training.state import capture, restore
+from engine.training.surgery import Entry
 from engine.training.transforms import Chain, next_number
 from engine.workspace import Workspace
 
@@ -75,6 +76,7 @@ class Trainer:
         self.found: dict[str, Any] = {}
         self.best: tuple[float, int] | None = None
         self._best_state: dict[str, Any] | None = None
+        self._best_structure: list[Entry] = []
         self._saved_at = time.monotonic()
         self._clock = time.perf_counter()
         self._looked = self._clock
@@ -98,6 +100,7 @@ class Trainer:
         self._on_batch = [t.on_batch for t in run.techniques if hasattr(t, "on_batch")]
         self._observe = getattr(getattr(run.stream, "sampler", None), "observe", None)
         run.keep_losses = self._observe is not None
+        self._step_ends = any(hasattr(part, "on_step_end") for part in (*run.techniques, *self._optimizers()))
 
     # -- the whole run ---------------------------------------------------------------------------------------------
 
@@ -178,6 +181,8 @@ class Trainer:
                 if count:
                     run.log(f"count/{name}", count)
         run.step += 1
+        if self._step_ends:
+            self._call("on_step_end")
         epoch_ends, experience_ends = run.stream.at_epoch_end, run.stream.experience_ended
         if experience_ends:
             self._call("on_experience_end")
@@ -198,7 +203,14 @@ class Trainer:
             if role.optimizer is not None:
                 self.run.log("lr" if role.name == "main" else f"{role.name}/lr", role.lr)
 
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        return [role.optimizer for role in self.run.roles.values() if role.optimizer is not None]
+
     def _call(self, hook: str, *arguments: Any) -> None:
+        for role in self.run.roles.values() if hook in ("on_step_end", "on_end") else ():
+            method = getattr(role.optimizer, hook, None)
+            if method is not None:
+                method(self.run, role)
         for technique in self.run.techniques:
             method = getattr(technique, hook, None)
             if method is not None:
@@ -354,6 +366,7 @@ class Trainer:
             self.best = (signed, self.run.step)
             if self.folder is not None:
                 self._best_state = {n: t.detach().clone() for n, t in self.run.model.state_dict().items()}
+                self._best_structure = list(self.run.structure.log)
 
     def _watch(self, found: Mapping[str, float]) -> None:
         """Counts evaluations without improvement of the series that an early stop watches."""
@@ -491,8 +504,10 @@ class Trainer:
                 "acted": self._acted,
                 "evaluated": self._evaluated,
             },
+            "structure": list(run.structure.log),
             "model": run.model.state_dict(),
             "roles": {name: role.state() for name, role in run.roles.items()},
+            "masks": run.masks.state(),
             "techniques": [capture(technique) for technique in run.techniques],
             "procedure": capture(run.procedure),
             "loss": capture(run.loss) if run.loss is not None else None,
@@ -513,15 +528,17 @@ class Trainer:
         """Goes on from a saved state. A branch keeps the settings of its own recipe."""
         phase = state.get("phase", {"index": 0, "begin": 0, "epochs": 0.0, "seconds": 0.0, "acted": False})
         if phase["index"] != self.run.stage.index:
-            self._take(phases.at(self.run, phase["index"]))
+            self._take(phases.at(self.run, phase["index"], state.get("structure", [])))
         run = self.run
         assert run.stream is not None
         run.course.place(run, phase["begin"], phase["epochs"])
         self._due = run.course.due(run)
         with fitting():
+            run.structure.replay(run, state.get("structure", []))
             run.model.load_state_dict(state["model"])
             for name, role in run.roles.items():
                 role.load(state["roles"][name], keep_options=branch)
+            run.masks.load(state.get("masks", {}))
             for technique, saved in zip(run.techniques, state["techniques"], strict=not branch):
                 restore(technique, saved, run.device)
             restore(run.procedure, state["procedure"], run.device)
@@ -572,7 +589,8 @@ class Trainer:
     def _save_best(self) -> None:
         if self._best_state is None or self.folder is None or self.best is None:
             return
-        content = {"model": self._best_state, "step": self.best[1], "phase": {"index": self.run.stage.index}}
+        phase = {"index": self.run.stage.index}
+        content = {"structure": self._best_structure, "model": self._best_state, "step": self.best[1], "phase": phase}
         checkpoint.save(self.folder / "best.pt", content)
         self._best_state = None
 

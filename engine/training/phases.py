@@ -8,7 +8,7 @@ checkpoints go on as those of one run.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from engine.training.state import restore
 
 if TYPE_CHECKING:
     from engine.training.run import Run
+    from engine.training.surgery import Entry
 
 FOLDER = "phases"
 
@@ -158,14 +159,14 @@ def document_at(document: Mapping[str, Any], state: Mapping[str, Any] | None) ->
 # -- from one to the next ----------------------------------------------------------------------------------------------
 
 
-def at(run: Run, index: int) -> Run:
-    """The run of another phase, as it is assembled; a checkpoint is loaded into it next."""
+def at(run: Run, index: int, structure: Sequence[Entry] = ()) -> Run:
+    """The run of another phase, as it is assembled; a checkpoint with this structure log is loaded into it next."""
     from engine.training.assemble import assemble_stage
 
     if index >= len(run.course.stages):
         raise CheckpointError(f"The checkpoint is from phase {index + 1}, and the recipe has {len(run.course.stages)}.")
     run.course.current = index
-    return assemble_stage(run.course, index, run.recorder, run.device)
+    return assemble_stage(run.course, index, run.recorder, run.device, structure=structure)
 
 
 def follow(run: Run, state: Mapping[str, Any]) -> Run:
@@ -180,7 +181,8 @@ def follow(run: Run, state: Mapping[str, Any]) -> Run:
         if stage.rewind:
             moment = sources.source(stage.rewind)
             model, earlier = moment.model(), moment.state()
-        new = assemble_stage(course, stage.index, run.recorder, run.device, model)
+        structure = earlier.get("structure", [])
+        new = assemble_stage(course, stage.index, run.recorder, run.device, model, structure)
     new.step, new.seconds, new.counts = run.step, run.seconds, run.counts
     course.place(new, run.step, run.epoch)
     _hand_on(run, new, state)

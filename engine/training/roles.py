@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from engine.errors import AthanorError
 from engine.kit.curvature import gradient
-from engine.parts import POSITIONS, Progress, Schedule, Technique, Terms, info, matches, roles_of
+from engine.kit.surgery import carry_optimizer, followed
+from engine.parts import POSITIONS, Moves, Progress, Schedule, Technique, Terms, info, matches, roles_of
 from engine.training.oracle import Oracle, mean_of, total_of
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ class Role:
 
     name: str
     module: nn.Module
-    names: list[str]
-    parameters: list[Tensor]
+    names: list[str] = field(default_factory=list)
+    parameters: list[Tensor] = field(default_factory=list)
     optimizer: torch.optim.Optimizer | None = None
     schedule: Schedule | None = None
     scaler: torch.amp.GradScaler | None = None
@@ -39,6 +40,7 @@ class Role:
     oracle: Oracle | None = None
     external: bool = True  # whether the schedule sets the rate
     lr: float = 0.0
+    others: list[Tensor] = field(default_factory=list)  # parameters of the module that another role moves
     before: list[Hook] = field(default_factory=list)
     after: list[Hook] = field(default_factory=list)
     per_term: bool = False  # a technique combines the gradients of the terms
@@ -108,6 +110,30 @@ class Role:
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 
+    def collect(self) -> None:
+        """Finds the trainable parameters of the module, in its order."""
+        others = set(self.others)
+        named = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad and p not in others]
+        self.names, self.parameters = [name for name, _ in named], [parameter for _, parameter in named]
+
+    def on_surgery(self, moves: Moves, groups: Callable[[str, Any, Any], list[dict[str, Any]]]) -> None:
+        """Follows the module's parameters: the optimizer with its state, groups for what is new, the lists."""
+        self.others = followed(self.others, moves)
+        self.collect()
+        if self.optimizer is None:
+            return
+        carry_optimizer(self.optimizer, moves)
+        held = {parameter for group in self.optimizer.param_groups for parameter in group["params"]}
+        gone = held.difference(self.module.parameters())
+        if gone:
+            raise RuntimeError(
+                f"A rewrite took {len(gone)} parameters out of {self.name} and did not say what became of them."
+            )
+        fresh = [(n, p) for n, p in zip(self.names, self.parameters, strict=True) if p not in held]
+        for group in groups(self.name, self.module, fresh) if fresh else []:
+            self.optimizer.add_param_group(group)
+            self.base.append(dict(self.optimizer.param_groups[-1]))
+
     def set_options(self, at: Progress) -> None:
         """Writes what the schedule says for this step into the optimizer's groups."""
         if self.schedule is None or self.optimizer is None or not self.external:
@@ -131,7 +157,15 @@ def collect_hooks(role: Role, techniques: list[Any]) -> None:
     for position in BEFORE:
         for technique in _at(position, bound):
             role.before.append(_hook(role, technique, position))
-    role.after = [getattr(t, position) for position in AFTER for t in bound if hasattr(t, position)]
+    role.after = []
+    for position in AFTER:
+        if position == "remask":
+            role.after.append(_remask)
+        role.after += [getattr(t, position) for t in bound if hasattr(t, position)]
+
+
+def _remask(run: Run, role: Role) -> None:
+    run.masks.apply()
 
 
 def _hook(role: Role, technique: Any, position: str) -> Hook:

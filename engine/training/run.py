@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from engine.errors import AthanorError
+from engine.errors import AthanorError, Problem, RecipeError
 from engine.kit import calibration
 from engine.kit.anatomy import Anatomy, anatomy_of
+from engine.kit.masks import Masks
 from engine.parts import (
     Batch,
     Decoder,
     Loss,
+    Moves,
     Probe,
     Procedure,
     Progress,
@@ -42,6 +44,7 @@ from engine.training.phases import Course
 from engine.training.random import Streams, derive_seed, forked, global_state
 from engine.training.recorder import Recorder
 from engine.training.roles import Role
+from engine.training.surgery import Structure
 from engine.training.workers import Workers
 
 DETAIL_EVERY = 10  # steps between points of series that cost more than a scalar that is there anyway
@@ -90,6 +93,8 @@ class Run:
         self.normalization: str = training["normalization"]
         self.calls = 0  # samples that the model itself was asked for, over all evaluations
         self.roles: dict[str, Role] = {}
+        self.masks = Masks(lambda: self.model)
+        self.structure = Structure()
         self.step = 0
         self.steps: int | None = None  # in all, over every phase
         self.begin = 0  # the step at which this phase begins, and the one at which it ends
@@ -283,9 +288,9 @@ class Run:
         An optimizer is a function from parameter groups to one, as a field `OptimizerPart` gives it. `but` are the
         module's parameters that another role moves.
         """
-        others = {id(p) for p in but}
-        named = [(n, p) for n, p in module.named_parameters() if p.requires_grad and id(p) not in others]
-        role = Role(name, module, [n for n, _ in named], [p for _, p in named])
+        role = Role(name, module, others=list(but))
+        role.collect()
+        named = list(zip(role.names, role.parameters, strict=True))
         make = self.default_optimizer if optimizer is None else optimizer
         if make and named:
             role.optimizer = make(self._groups(name, module, named))
@@ -296,13 +301,21 @@ class Run:
             if hasattr(role.optimizer, "attach") or getattr(role.optimizer, "closure", False):
                 terms = self._optimizer_terms if module is self.model else self._oracle_terms
                 role.oracle = self._oracle(module, terms)
-                if hasattr(role.optimizer, "attach"):
-                    role.optimizer.attach(module, role.oracle)
+                self._attach(role)
         if self.precision == "fp16" and role.optimizer is not None:
             role.scaler = torch.amp.GradScaler(self.device.type)
         roles.collect_hooks(role, self.techniques)
         self.roles[name] = role
         return role
+
+    @staticmethod
+    def _attach(role: Role) -> None:
+        attach = getattr(role.optimizer, "attach", None)
+        if attach is not None:
+            try:
+                attach(role.module, role.oracle)
+            except ValueError as error:  # it refuses this model
+                raise RecipeError([Problem("optimizer", info(role.optimizer).id, str(error))]) from error
 
     def _groups(self, role: str, module: nn.Module, named: Sequence[tuple[str, Tensor]]) -> list[dict[str, Any]]:
         """Optimizer groups: parameters with the same options (of their layers, of techniques) stand together."""
@@ -321,6 +334,33 @@ class Run:
             key = tuple(sorted((k, repr(v)) for k, v in chosen.items()))
             groups.setdefault(key, {"params": [], **chosen})["params"].append(parameter)
         return list(groups.values())
+
+    # -- surgery -----------------------------------------------------------------------------------------------------
+
+    def rewrite(self, part: str, operation: str, arguments: Mapping[str, Any], replaces: bool = False) -> Moves:
+        """Changes the model after its optimizers exist: calls the operation of a part (by its id; see
+        `engine.parts.Moved`), lets everything that hangs on the parameters follow, and keeps the call in the structure
+        log. `replaces`: the operation sets what the last one of its name set before, which the log then forgets.
+
+        Call it between two steps, or where the procedure has no update under way.
+        """
+        return self.structure.rewrite(self, part, operation, arguments, replaces)
+
+    def on_surgery(self, moves: Moves) -> None:
+        """Lets everything that hangs on the model's parameters follow: optimizers, masks, parts, the compiled pass."""
+        for role in self.roles.values():
+            role.on_surgery(moves, self._groups)
+        self.masks.on_surgery(moves)
+        optimizers = [role.optimizer for role in self.roles.values()]
+        for part in (*optimizers, self.loss, self.procedure, *self.techniques):
+            follow = getattr(part, "on_surgery", None)
+            if follow is not None:
+                follow(self, moves)
+        if self.roles:
+            self.make_ready()
+        if isinstance(self._call, partial):
+            self._call = self.model
+            self.compile()
 
     def oracle(self, batch: Batch | None = None) -> Oracle:
         """Values and derivatives of the training loss on a batch (the current one when None)."""

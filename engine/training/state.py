@@ -42,6 +42,16 @@ def restore(part: Any, state: dict[str, Any], device: torch.device) -> None:
         setattr(part, name, _decode(value, getattr(part, name, None), device))
 
 
+def pack(value: Any, where: str) -> Any:
+    """Plain data and tensors in the form that a checkpoint holds."""
+    return _encode(value, where)
+
+
+def unpack(value: Any, device: torch.device) -> Any:
+    """What `pack` was given."""
+    return _decode(value, None, device)
+
+
 def _nested(value: Any) -> bool:
     """Whether a setting is an object with state of its own."""
     return is_part(value) or isinstance(value, Value)

@@ -13,14 +13,14 @@ import torch
 from torch.nn.modules import module as torch_module
 
 from engine import registry
-from engine.parts import Answer, Ask, Report, Row, Search, Study
+from engine.parts import Answer, Ask, Report, Row, Search, Study, info
 from engine.recipe import Recipe
 from engine.training import checkpoint
-from engine.training.assemble import filled, planned
+from engine.training.assemble import assemble, filled, planned
 from engine.training.loop import Outcome, Trainer, train
 from engine.training.measure import by_the_clock
 from engine.training.random import derive_seed
-from engine.training.recorder import Memory
+from engine.training.recorder import Memory, Recorder
 from engine.training.sweep import carry_out
 from tests.contract.conftest import CATALOG
 
@@ -118,6 +118,29 @@ def test_it_repeats_itself_and_leaves_nothing_behind(trained: str) -> None:
     assert global_state() == before
     assert one.weights == two.weights
     assert comparable(first.points, 0) == comparable(second.points, 0)
+
+
+def held_parameters(value: Any, model: torch.nn.Module) -> bool:
+    """Whether something holds parameters of the model, or a tensor in the shape of one of its weights."""
+    parameters = list(model.parameters())
+    if isinstance(value, torch.Tensor):
+        return any(value is p or (p.dim() > 1 and value.shape == p.shape) for p in parameters)
+    if isinstance(value, torch.nn.Module):
+        inside = set(model.modules())
+        return value is not model and any(m in inside for m in value.modules()) and value not in inside
+    if isinstance(value, dict):
+        return any(held_parameters(each, model) for pair in value.items() for each in pair)
+    if isinstance(value, list | tuple | set):
+        return any(held_parameters(each, model) for each in value)
+    return False
+
+
+def test_what_holds_on_to_parameters_says_so(trained: str) -> None:
+    """Beside a part that exchanges the model's parameters it would go on with those that are gone."""
+    run = assemble(example(trained), Recorder(Memory()))
+    for part in (run.procedure, run.loss, *run.techniques):
+        if part is not None and info(part).id == trained and held_parameters(vars(part), run.model):
+            assert hasattr(part, "on_surgery") or part.keeps_parameters
 
 
 def test_another_seed_is_another_run(trained: str) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from engine.fields import Count, Decay
 from engine.kit.anatomy import Anatomy, staged
-from engine.kit.tied import Layout, Tying
+from engine.kit.tied import Layout, Segment, Tying
 from engine.parts import Model, Offer, model
 
 INIT_STD = 0.02
@@ -132,6 +132,7 @@ class Attention(nn.Module):
         for start in (0, width, 2 * width):
             tying.add(heads, f"{path}.qkv.weight", 0, "output", start, size)
             tying.add(heads, f"{path}.qkv.bias", 0, "output", start, size)
+        tying.keep(Layout(x.axis, (Segment(heads, self.heads, size),)), f"{path} splits its width into so many heads")
         tying.add(heads, f"{path}.out.weight", 1, "input", 0, size)
         return tying.produce([(f"{path}.out.weight", 0), (f"{path}.out.bias", 0)], width, x.axis)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch.optim.optimizer import ParamsT
 
 from engine.fields import Count, NonNegative, Rate
 from engine.kit.optimizing import listed
-from engine.parts import optimizer
+from engine.parts import Moves, optimizer
+
+if TYPE_CHECKING:
+    from engine.training.run import Run
 
 
 @optimizer(id="lbfgs", name="L-BFGS", graph="never")
@@ -67,3 +70,9 @@ class LBFGS(torch.optim.LBFGS):
             tolerance_grad=tolerance_grad,
             tolerance_change=tolerance_change,
         )
+
+    def on_surgery(self, run: Run, moves: Moves) -> None:
+        """Starts anew: the curvature that it learned is one of all weights together."""
+        self.state.clear()
+        self._params = self.param_groups[0]["params"]
+        self._numel_cache = None

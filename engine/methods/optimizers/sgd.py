@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch.optim.optimizer import ParamsT
 
 from engine.fields import Decay, Fraction, NonNegative, Rate
 from engine.kit.optimizing import fused_fits, listed
-from engine.parts import optimizer
+from engine.kit.surgery import even_momenta
+from engine.parts import Moves, optimizer
+
+if TYPE_CHECKING:
+    from engine.training.run import Run
 
 
 @optimizer(name="SGD")
@@ -65,3 +71,6 @@ class SGD(torch.optim.SGD):
             maximize=maximize,
             fused=fused_fits(params) or None,
         )
+
+    def on_surgery(self, run: Run, moves: Moves) -> None:
+        even_momenta(self)

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from engine.fields import Decay, Whole
-from engine.parts import Technique, technique
+from engine.kit.surgery import carried
+from engine.parts import Moves, Technique, technique
 
 if TYPE_CHECKING:
+    from engine.kit.masks import Masks
     from engine.training.run import Role, Run
 
 
@@ -69,10 +71,16 @@ class SwitchEma(Technique):
         self.shadow: list[Tensor] = []
         self.epochs = 0
         self._live: list[Tensor] = []
+        self._masks: Masks | None = None
 
     def setup(self, run: Run) -> None:
         self._live = averaged(run.model, self.include_buffers)
         self.shadow = [live.detach().clone() for live in self._live]
+        self._masks = run.masks
+
+    def on_surgery(self, run: Run, moves: Moves) -> None:
+        before, self._live = self._live, averaged(run.model, self.include_buffers)
+        self.shadow = carried(self.shadow, before, self._live, moves)
 
     @torch.no_grad()
     def average(self, run: Run, role: Role) -> None:
@@ -95,8 +103,10 @@ class SwitchEma(Technique):
 
     @torch.no_grad()
     def switch(self) -> None:
-        """Puts the average in the place of the live weights."""
+        """Puts the average in the place of the live weights; what is held at zero stays there."""
         torch._foreach_copy_(self._live, self.shadow)
+        if self._masks is not None:
+            self._masks.apply()
 
     def variants(self, run: Run) -> dict[str, Callable[[], AbstractContextManager[None]]]:
         return {"ema": self._swapped}

@@ -124,6 +124,7 @@ class CollaborativeForwardForward(Procedure):
     uses = ("model", "optimizer")
     offers = ("gradients", "terms")
     makes = ("layer*",)  # one role a layer, none of which stands for the whole model
+    keeps_parameters = True  # its labels' weights are as wide as the first block
 
     def __init__(self, theta: Positive = 6.0, goodness: Literal["sum", "mean"] = "sum", collaborate: bool = True):
         self.theta, self.goodness, self.collaborate = theta, goodness, collaborate

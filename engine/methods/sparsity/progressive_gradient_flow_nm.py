@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from engine.fields import Count, Fraction, NonNegative, Sites
 from engine.kit.masks import nm_mask, reduction_last, straight_through
 from engine.kit.weight_maps import add_map, latent, maps
-from engine.parts import Progress, Task, Technique, technique
+from engine.parts import Moves, Progress, Task, Technique, technique
 
 if TYPE_CHECKING:
     from engine.kit.anatomy import Anatomy
@@ -191,6 +191,13 @@ class ProgressiveGradientFlowNM(Technique):
         return model
 
     def setup(self, run: Run) -> None:
+        self._find(run)
+        self._tick(run.progress)
+
+    def on_surgery(self, run: Run, moves: Moves) -> None:
+        self._find(run)
+
+    def _find(self, run: Run) -> None:
         by_map = {id(mask) for mask in self._masks}
         found = [entry for entry in maps(run.model) if id(entry.map) in by_map]
         # The reference prunes what is trained; with another map before the mask that is not the same weight.
@@ -198,7 +205,6 @@ class ProgressiveGradientFlowNM(Technique):
         self._pruned = [(latent(e.module, e.name), e.map) for e in first]  # type: ignore[misc]
         if len(first) < len(found):
             run.note(f"{ID}: weights with another map before the mask stay masked instead of being set to zero.")
-        self._tick(run.progress)
 
     def _tick(self, progress: Progress) -> None:
         pattern, beta = self.at(progress)
@@ -238,6 +244,10 @@ class ProgressiveGradientFlowNM(Technique):
             mask.set((self.n, self.m), 0.0)
         for weight, mask in self._pruned:
             weight.mul_(mask.mask(weight))
+
+    @classmethod
+    def claims(cls, settings: Mapping[str, Any], anatomy: Anatomy) -> dict[str, str]:
+        return {f"{site.path}.weight": "mask" for site in anatomy.select(settings["targets"])}
 
     @classmethod
     def requires(
