@@ -52,6 +52,8 @@ class Lisa(Technique):
         drop_state: Forget the optimizer's state of blocks that are frozen.
     """
 
+    keeps_parameters = True  # the blocks, by their weights
+
     def __init__(self, n_active: Whole = 2, interval: Count = 20, drop_state: bool = True) -> None:
         self.n_active, self.interval, self.drop_state = n_active, interval, drop_state
         self.active: list[int] = []

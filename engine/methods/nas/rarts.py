@@ -87,6 +87,7 @@ class RARTS(Procedure):
 
     needs_outer = True
     makes = ("main", "copy", "architecture")
+    keeps_parameters = True  # the two copies of the weights are drawn to each other one by one
 
     def __init__(
         self,

@@ -149,6 +149,7 @@ class BORep(Procedure):
 
     needs_outer = True
     makes = ("main", "upper")
+    keeps_parameters = True  # a second copy of the weights, and the center of a ball around them
 
     def __init__(
         self,

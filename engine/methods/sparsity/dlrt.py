@@ -40,10 +40,12 @@ class LowRank(nn.Module):
             self.convolution = (module.stride, module.padding, module.dilation)
         self.bias = module.bias
         u, sigma, v = torch.linalg.svd(weight.flatten(1), full_matrices=False)
+        # Random weights spread over all ranks: what is kept gets the size of the whole, or signals die out.
+        kept = sigma[:rank] * (sigma.norm() / sigma[:rank].norm().clamp_min(1e-12))
         self.U: nn.Parameter
         self.S: nn.Parameter
         self.V: nn.Parameter
-        self.put((u[:, :rank].contiguous(), torch.diag(sigma[:rank]), v[:rank].T.contiguous()))
+        self.put((u[:, :rank].contiguous(), torch.diag(kept), v[:rank].T.contiguous()))
         # K, L, and L as it was, while the bases are trained; the factors that the next rewrite puts in.
         self._bases: tuple[Tensor, Tensor, Tensor] | None = None
         self._next: Factors | None = None
@@ -164,7 +166,8 @@ class DLRT(Procedure):
     Cost: Two passes forward and back, two QRs and one small SVD a layer each step; r (m + n) + r^2 numbers a layer.
         The ranks are fetched from the device once a step, so steps cannot be captured or compiled.
 
-    Choices: U and V start from the singular vectors of the weights that the model was built with. Whatever an
+    Choices: U and V start from the singular vectors of the weights that the model was built with, S from their singular
+        values, scaled to the size of the whole weight. Whatever an
         optimizer remembers of a factor is dropped in every step, so factors take plain steps whatever the momentum;
         biases and whole weights keep theirs. The first pass leaves running statistics alone. In fixed mode the bases
         are those of K and L alone, which changes W by a projection. The last `finetune_epochs` train S, biases and
@@ -251,9 +254,6 @@ class DLRT(Procedure):
         before = [buffer.clone() for buffer in buffers]
         with _training(layers, self._bases):
             run.update("bases", run.terms(run.forward(batch), batch))
-        main = run.roles["main"]
-        if main.optimizer is not None:
-            main.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
