@@ -352,7 +352,7 @@ class Run:
             role.on_surgery(moves, self._groups)
         self.masks.on_surgery(moves)
         optimizers = [role.optimizer for role in self.roles.values()]
-        for part in (*optimizers, self.loss, self.procedure, *self.techniques):
+        for part in (*optimizers, self.loss, self.procedure, *self.techniques, *self.probes):
             follow = getattr(part, "on_surgery", None)
             if follow is not None:
                 follow(self, moves)

@@ -253,7 +253,7 @@ class DLRT(Procedure):
         buffers = list(run.model.buffers())
         before = [buffer.clone() for buffer in buffers]
         with _training(layers, self._bases):
-            run.update("bases", run.terms(run.forward(batch), batch))
+            run.update("bases", run.terms(run.forward(batch), batch), alone=True)
         with torch.no_grad():
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)

@@ -92,6 +92,7 @@ class SparseOptimizationACDC(Technique):
     """
 
     needs_total = True
+    keeps_parameters = True
 
     def __init__(
         self,
@@ -164,6 +165,11 @@ class SparseOptimizationACDC(Technique):
         torch._foreach_mul_(tensors, [mask.to(t.dtype) for mask, t in zip(self.masks, tensors, strict=True)])
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def claims(cls, settings: Mapping[str, Any], anatomy: Anatomy) -> dict[str, str]:
+        names = [name for name, _ in prunable(anatomy, settings["targets"], settings["first_last"])]
+        return dict.fromkeys(names, "mask")
 
     @torch.no_grad()
     def mask(self, run: Run, role: Role) -> None:
