@@ -188,6 +188,7 @@ class DLRT(Procedure):
     """
 
     rewrites = True
+    divisible = False  # its two passes are over one and the same batch
 
     def __init__(
         self,
@@ -313,8 +314,6 @@ class DLRT(Procedure):
             return str(error)
         if not sites:
             return f"No layer is at {settings['layers']!r}; select linear or convolution layers."
-        if recipe["training"]["accumulate"] > 1:
-            return "Its two passes are over one and the same batch, which cannot be split; write accumulate = 1."
         return None
 
 
