@@ -43,7 +43,7 @@ from engine.training.random import derive_seed, forked
 from engine.training.recorder import Memory, Recorder
 from engine.training.roles import AFTER, BEFORE
 from engine.training.run import Run
-from engine.training.workers import Workers
+from engine.training.workers import from_group, layer_stream
 
 DEFAULT_EPOCHS = 10.0  # where a recipe sets no limit at all
 
@@ -430,7 +430,7 @@ def assemble_stage(
     stage = course.stages[index]
     document = stage.document
     with sources.around(device=device, seed=document["seed"], sink=recorder.sink, points=course):
-        torch.manual_seed(derive_seed(document["seed"], "layers"))
+        torch.manual_seed(derive_seed(document["seed"], layer_stream()))
         with forked(device, derive_seed(document["seed"], "initial weights")):
             run = _build_run(document, course.task(stage), recorder, device)
             run.structure.replay(run, structure)
@@ -476,7 +476,7 @@ def _build_run(document: Mapping[str, Any], task: Task, recorder: Recorder, devi
     run = Run(document, task, model, procedure, techniques, loss, device, recorder, decoder)
     run.live = values
     run.stream = stream(document, run.columns_of("train"), run.rng("data order"))
-    run.workers = Workers(document["training"]["workers"], sent=partial(run.count, "bytes-sent"))
+    run.workers = from_group(document["training"]["workers"], partial(run.count, "bytes-sent"))
     for i, technique in enumerate(techniques):
         with refusing(f"techniques.{i}", info(technique).id):
             run.model = technique.prepare_model(run, run.model)
@@ -490,7 +490,7 @@ def rebuilt(document: Mapping[str, Any], state: Mapping[str, Any] | None, device
     """The model of a recipe with the weights of a checkpoint; as it begins where there is none."""
     document = phases.document_at(document, state)
     with sources.around(device=device, seed=document["seed"], sink=None):
-        torch.manual_seed(derive_seed(document["seed"], "layers"))
+        torch.manual_seed(derive_seed(document["seed"], layer_stream()))
         with forked(device, derive_seed(document["seed"], "initial weights")):
             run = _build_run(document, build_task(document), Recorder(Memory()), device)
             if state is None:

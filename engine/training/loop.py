@@ -171,6 +171,8 @@ class Trainer:
                 if self._observe is not None:
                     self._observe(run, micro, run.losses)
                     run.losses = None
+        if run.workers.processes > 1:
+            self._agree()
         if run.step_loss is not None:
             run.recorder.watch("train/loss", run.step, run.step_loss)
             run.step_loss = None
@@ -197,6 +199,13 @@ class Trainer:
             self._keep_moment()
         if time.perf_counter() - self._looked > LOOK_SECONDS:
             self._look_up()
+
+    def _agree(self) -> None:
+        """What the processes of a run share beside the gradients: the loss of the whole step, and statistics."""
+        run = self.run
+        if run.step_loss is not None:
+            run.step_loss = run.workers.sum([run.step_loss])[0]
+        run.workers.align(run.model)
 
     def _log_rate(self) -> None:
         for role in self.run.roles.values():

@@ -12,12 +12,29 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.errors import AthanorError
 from engine.parts import Batch
 
 Gradients = list[Tensor]
+
+
+def from_group(wanted: int, sent: Callable[[int], None]) -> Workers:
+    """The workers of a run: those it asks for, one at least in each process of the group that this one is in."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return Workers(wanted, sent=sent)
+    processes = dist.get_world_size()
+    count = max(wanted, processes)
+    if count % processes:
+        raise AthanorError(f"{count} workers cannot be spread evenly over {processes} processes; write another number.")
+    return Workers(count, dist.get_rank(), processes, sent)
+
+
+def layer_stream() -> str:
+    """The name of the stream that layers draw from (dropout): another one in each process of a group."""
+    grouped = dist.is_available() and dist.is_initialized() and dist.get_rank() > 0
+    return f"layers/{dist.get_rank()}" if grouped else "layers"
 
 
 class Workers:
@@ -91,6 +108,12 @@ class Workers:
         return [
             [piece.view_as(t) for piece, t in zip(row.split(sizes), shards[0], strict=True)] for row in torch.cat(rows)
         ]
+
+    def align(self, module: nn.Module) -> None:
+        """Gives every process the first one's running statistics."""
+        if self.processes > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)
 
     def agree(self, value: Any) -> Any:
         """The first process's plain value, in every process: for decisions that must not differ."""
