@@ -91,7 +91,7 @@ class HessianAlignment(Technique):
 
     Helps: Data from several known domains, with cues that change between them; tested in a domain never seen.
     Hurts: Accuracy in the training domains, where such cues do help: on coloured digits 64 % are right there instead of
-        77, for 38 instead of 24 % in a shifted test, still below chance. Too large, and nothing is learned at all.
+        80, for 38 instead of 24 % in a shifted test, still below chance. Too large, and nothing is learned at all.
     Cost: One gradient through a gradient of the head for each domain; `hutchinson` one for each random vector too.
     Choices: Domains count alike, those missing from a batch not at all. The task's loss stays the mean over samples,
         which is the mean over domains where a batch has as many of each. During the warm-up there is no penalty.
