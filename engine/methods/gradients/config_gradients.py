@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.fields import Decay, Numbers
 from engine.kit.curvature import flat, gradient, like
-from engine.parts import Batch, Procedure, Technique, procedure, technique
+from engine.parts import Batch, Moves, Procedure, Technique, procedure, technique
 
 if TYPE_CHECKING:
     from engine.training.run import Role, Run
@@ -164,6 +164,10 @@ class ConfigGradientsMomentum(Procedure):
         grads = [None] * len(role.parameters) if step is None else like(step, role.parameters)
         run.update("main", {name: each.detach() for name, each in terms.items()}, grads)
         return output
+
+    def on_surgery(self, run: Run, moves: Moves) -> None:
+        """Other weights: the means start anew."""
+        self.means, self.seen, self.steps = [], [], 0
 
     @torch.no_grad()
     def learn(self, grad: Tensor, turn: int, names: Sequence[str]) -> Tensor | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from engine.fields import Count, Numbers, Positive
 from engine.kit.knapsack import cheapest
 from engine.kit.masks import top_k_mask
-from engine.parts import Technique, technique
+from engine.parts import Moves, Technique, technique
 
 if TYPE_CHECKING:
     from engine.training.run import Role, Run
@@ -211,6 +211,10 @@ class LGreco(Technique):
             everything = FULL * sum(p.numel() for p in role.parameters)
             run.log(f"{ID}/ratio", everything / (sum(bits) + whole))
         return [found[i] for i in range(len(role.parameters))]
+
+    def on_surgery(self, run: Run, moves: Moves) -> None:
+        """Other layers: what was left over belongs to none of them, and the next plan is theirs."""
+        self.chosen, self.residuals, self.factors, self.sums, self.summed = [], [], [], [], 0
 
     def _begin(self, run: Run, role: Role, shards: list[list[Tensor]], places: list[int]) -> None:
         self.chosen = [self.reference] * len(places)

@@ -13,7 +13,7 @@ from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.fields import Count, Rate
-from engine.parts import Batch, Procedure, Task, Terms, procedure
+from engine.parts import Batch, Moves, Procedure, Task, Terms, procedure
 
 if TYPE_CHECKING:
     from engine.kit.anatomy import Anatomy
@@ -311,6 +311,10 @@ class DeepZero(Procedure):
         else:
             grads = self._directions(run, params, base)
         run.update("main", {"task": base}, [grads.get(name) for name in role.names])
+
+    def on_surgery(self, run: Run, moves: Moves) -> None:
+        """Other weights: their ratios and the draw start anew."""
+        self.ratios, self.kept, self.drawn, self._staged = {}, {}, -1, None
 
     def _coordinates(self, run: Run, params: Params, base: Tensor) -> Params:
         staged = self._staged

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.fields import Count, NonNegative, Whole
-from engine.parts import Batch, Task, Technique, Terms, technique
+from engine.parts import Batch, Moves, Task, Technique, Terms, technique
 
 if TYPE_CHECKING:
     from engine.kit.anatomy import Anatomy
@@ -124,8 +124,11 @@ class HessianAlignment(Technique):
         self._domains = 0
 
     def setup(self, run: Run) -> None:
-        self._over = [p for p in run.anatomy.head.parameters() if p.requires_grad]
+        self.on_surgery(run)
         self._domains = int(run.columns("train")["meta.domain"].max()) + 1
+
+    def on_surgery(self, run: Run, moves: Moves | None = None) -> None:
+        self._over = [p for p in run.anatomy.head.parameters() if p.requires_grad]
 
     def on_terms(self, run: Run, terms: Terms, output: Any, batch: Batch) -> Terms:
         active = run.progress.step >= self.warmup_steps and (self.alpha > 0 or self.beta > 0)

@@ -184,3 +184,13 @@ def test_momentum_makes_one_backward_pass_a_step_and_waits_for_all_losses() -> N
 def test_momentum_is_not_split_into_micro_batches() -> None:
     with pytest.raises(RecipeError, match="takes its steps on whole batches"):
         ready(**{**TWO, "training": {"accumulate": 2}}, procedure={"use": "config-gradients-momentum"})
+
+
+def test_momentum_starts_anew_with_other_weights() -> None:
+    made = ConfigGradientsMomentum()
+    for _ in range(3):
+        made.learn(torch.ones(4), 0, ["task"])
+    made.on_surgery(None, {})  # type: ignore[arg-type]
+    fresh = ConfigGradientsMomentum().learn(torch.ones(6), 0, ["task"])
+    again = made.learn(torch.ones(6), 0, ["task"])
+    assert again is not None and fresh is not None and torch.equal(again, fresh)

@@ -177,3 +177,17 @@ def test_settings_that_cannot_be_are_refused() -> None:
             ready(**RUN, techniques=[{"use": "l-greco", "compressor": compressor, "reference": reference}])
     with pytest.raises(RecipeError, match="does already; there can be one"):
         ready(**RUN, techniques=[{"use": "l-greco"}, {"use": "l-greco"}])
+
+
+@pytest.mark.parametrize("compressor", ["top-k", "low-rank"])
+def test_after_surgery_the_new_layers_are_compressed(compressor: str) -> None:
+    run, _ = ready(**RUN, techniques=[{"use": "l-greco", "compressor": compressor, "reference": 1.0}])
+    trainer = Trainer(run)
+    trainer._step()
+    model: Any = run.model
+    model.blocks[1][0], model.head = torch.nn.Linear(96, 20), torch.nn.Linear(20, 10)
+    run.add_role("main", model)
+    technique: Any = run.techniques[0]
+    technique.on_surgery(run, {})
+    trainer._step()
+    assert [tuple(m.shape) for m in technique.residuals[0]] == [(96, 64), (20, 96), (10, 20)]

@@ -218,3 +218,20 @@ def test_random_directions_train_too() -> None:
     run, log, outcome = train(optimizer={"use": "sgd", "lr": 0.1}, procedure=zero, budget={"steps": 80})
     assert run.counts["oracle-calls"] == 80 * 31
     assert log.points["train/loss"][1][-1] < 0.75 * log.points["train/loss"][1][0] and outcome.state == "done"
+
+
+def test_after_surgery_the_new_weights_are_probed() -> None:
+    run, _ = ready(
+        model={"use": "mlp", "hidden": [5]}, procedure={"use": "deepzero", "sparsity": 0.5, "grasp_directions": 4}
+    )
+    trainer, procedure = Trainer(run), run.procedure
+    assert isinstance(procedure, dz.DeepZero)
+    trainer._step()
+    model: Any = run.model
+    model.blocks[0][0], model.head = nn.Linear(2, 8), nn.Linear(8, 2)
+    run.add_role("main", model)
+    procedure.on_surgery(run, {})
+    before = [p.detach().clone() for p in model.parameters()]
+    trainer._step()
+    assert sum(procedure.ratios[n] * p.numel() for n, p in model.named_parameters() if p.dim() > 1) == pytest.approx(16)
+    assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

@@ -85,9 +85,9 @@ def test_domains_that_are_alike_cost_nothing_and_others_something() -> None:
     made, over = head()
     twice = torch.cat([each(made), each(made)])
     losses, there = ha.domain_losses(twice, torch.arange(24) // 12, 2)
-    assert [float(d) for d in ha.distances(losses, there, over, None)] == pytest.approx([0, 0], abs=1e-25)
+    assert [float(d.detach()) for d in ha.distances(losses, there, over, None)] == pytest.approx([0, 0], abs=1e-25)
     losses, there = ha.domain_losses(each(made), DOMAIN, 3)
-    assert all(float(d) > 1e-4 for d in ha.distances(losses, there, over, None))
+    assert all(float(d.detach()) > 1e-4 for d in ha.distances(losses, there, over, None))
 
 
 def test_the_penalty_reaches_below_the_head() -> None:
@@ -153,3 +153,11 @@ def test_it_is_refused_where_there_are_no_domains_or_the_step_is_split() -> None
         ready(**{**COLOURED, "training": {"batch_size": 40, "accumulate": 2}}, techniques=part)
     with pytest.raises(RecipeError, match="full precision"):
         ready(**{**COLOURED, "training": {"precision": "bf16"}}, techniques=part)
+
+
+def test_another_head_is_looked_at_after_surgery() -> None:
+    run, _ = ready(**COLOURED, techniques=[{"use": "hessian-alignment"}])
+    technique: Any = run.techniques[0]
+    run.model.head = nn.Linear(64, 2)
+    technique.on_surgery(run, {})
+    assert [id(p) for p in technique._over] == [id(p) for p in run.model.head.parameters()]
