@@ -1,4 +1,4 @@
-"""The plan of a sweep: the recipe it starts from, the search and what it varies, and how many runs that makes."""
+"""The plan of a sweep: the recipe it starts from, the search or the study, and how many runs that makes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from app.theme import SPACE_M, SPACE_S
 from engine import comparison
 from engine.catalog import Catalog
 from engine.errors import RecipeError
-from engine.recipe import SECTIONS, Recipe, flatten
+from engine.recipe import BY_NAME, PLANS, Recipe, flatten
 from engine.settings import RESERVED
 from engine.workspace import RESOURCES
 
 BUILDER, FILE, GIVEN = "builder", "file", "given"
-SEARCH = next(section.name for section in SECTIONS if section.kind == "search")
-NOT_VARIED = ("name", "notes", SEARCH, "probes")
+NOT_VARIED = ("name", "notes", *PLANS, "probes")
 
 
 class Plan(QWidget):
-    """Left column of the sweep place. `started` carries the recipe with its search."""
+    """Left column of the sweep place. `started` carries the recipe with its search or study."""
 
     started = Signal(str)
 
@@ -46,8 +45,12 @@ class Plan(QWidget):
         )
         self.base.chosen.connect(self._base_chosen)
         self.about = label("", "small", wrap=True)
+        self.kind = Choice("What the sweep does", "A search looks for the best settings; a study answers a question.")
+        self.kind.chosen.connect(self._kind_chosen)
         self.pane = PartPane(self.document, forms)
-        self.pane.show_path(SEARCH)
+        self.pane.show_path(self.section)
+        self._kept: dict[str, Any] = {}  # the section of the other kind, should the person come back to it
+        self._runs: tuple[str, int | None] = ("", None)  # a text, and how many runs the engine says it makes
         self.pane.said.connect(lambda text: context.message(text, level="error"))
         self.count = label("", "muted", wrap=True)
         self.problem = label("", "bad", wrap=True, selectable=True)
@@ -55,6 +58,7 @@ class Plan(QWidget):
         self._build()
         self.document.changed.connect(self._show)
         self.document.checked.connect(self._show)
+        self.previewer.answered.connect(self._counted)
         context.catalog_ready.connect(self._take_catalog)
         self._offer()
         self._show()
@@ -68,6 +72,7 @@ class Plan(QWidget):
         head.addWidget(label("START FROM", "section"))
         head.addWidget(self.base)
         head.addWidget(self.about)
+        head.addWidget(self.kind)
         foot = QVBoxLayout()
         foot.setContentsMargins(SPACE_M, SPACE_S, SPACE_M, SPACE_M)
         foot.setSpacing(SPACE_S)
@@ -110,7 +115,7 @@ class Plan(QWidget):
         self.read_base()
 
     def read_base(self) -> None:
-        """Reads the chosen recipe, off the GUI thread. The search and what it varies stay as they are."""
+        """Reads the chosen recipe, off the GUI thread. The search or the study stays as it is."""
         key = self.base.key
         if key == GIVEN:
             self._lay(self._given[1])
@@ -133,7 +138,7 @@ class Plan(QWidget):
         )
 
     def _lay(self, text: str) -> None:
-        """Puts a base under the search; its own search counts where it has one."""
+        """Puts a base under the search or the study; its own counts where it has one."""
         catalog = self.document.catalog
         if catalog is None:
             return
@@ -142,16 +147,48 @@ class Plan(QWidget):
         except RecipeError as error:
             self.context.message(str(error), level="error")
             return
-        kept = self.document.get(SEARCH)
-        searches = catalog.of_kind("search")
-        if recipe.get(SEARCH) is None and (kept or searches):
-            recipe.set(SEARCH, kept or {"use": catalog.default("search") or searches[0].id})
+        name = self.section
+        kept = self.document.get(name) or self._first(name)
+        if not recipe.plan and kept:
+            recipe.set(name, kept)
         self.document.open(recipe.text(), None, "Start from another recipe")
-        self.pane.refresh()
+        self._offer_kinds()
+        self.pane.show_path(self.section)
+
+    def _first(self, name: str) -> dict[str, Any] | None:
+        """The part that a section begins with; None where the catalog has none."""
+        catalog = self.document.catalog
+        parts = catalog.of_kind(BY_NAME[name].kind) if catalog is not None else []
+        return {"use": catalog.default(name) or parts[0].id} if catalog is not None and parts else None
+
+    @property
+    def section(self) -> str:
+        """Which of the sections that plan many runs the recipe has; the chosen one where it has none."""
+        return next((name for name in PLANS if self.document.get(name) is not None), self.kind.key or PLANS[0])
+
+    def _offer_kinds(self) -> None:
+        catalog = self.document.catalog
+        there = [name for name in PLANS if catalog is not None and catalog.of_kind(BY_NAME[name].kind)]
+        self.kind.wanted = self.section
+        self.kind.offer((name, f"{BY_NAME[name].title}: {BY_NAME[name].words}") for name in there)
+        self.kind.setVisible(len(there) > 1)
+
+    def _kind_chosen(self, name: str) -> None:
+        """Puts the other kind of plan into the recipe."""
+        before = self.section
+        if name == before or self.document.catalog is None:
+            return
+        recipe = self.document.recipe.copy()
+        self._kept[before] = recipe.get(before)
+        recipe.remove(before)
+        recipe.set(name, self._kept.get(name) or self._first(name))
+        self.document.open(recipe.text(), None, f"Plan a {name}")
+        self.pane.show_path(name)
 
     def _take_catalog(self, catalog: Catalog) -> None:
         self.pane.context.catalog = catalog
         self.document.set_catalog(catalog)
+        self._offer_kinds()
         if not self.document.text:
             self.read_base()
         else:
@@ -170,19 +207,25 @@ class Plan(QWidget):
 
     def space(self) -> Mapping[str, Any]:
         """What the search varies: the setting that its form marks so."""
-        entry = self.document.entry(SEARCH)
+        entry = self.document.entry(self.section)
         fields = entry.schema.get("properties", {}) if entry else {}
         name = next((name for name, field in fields.items() if field.get("x-space")), None)
-        value = self.document.get(f"{SEARCH}.{name}") if name else None
+        value = self.document.get(f"{self.section}.{name}") if name else None
         return value if isinstance(value, Mapping) else {}
+
+    @property
+    def _varies(self) -> bool:
+        """Whether the part takes a space of settings to vary: every search does."""
+        entry = self.document.entry(self.section)
+        return entry is not None and any(f.get("x-space") for f in entry.schema.get("properties", {}).values())
 
     def why_not(self) -> str:
         """Why it cannot start; nothing where it can."""
         if self.document.catalog is None:
             return "The catalog of parts is being read."
-        if self.document.get(SEARCH) is None:
-            return "Choose a search."
-        if not self.space():
+        if self.document.get(self.section) is None:
+            return f"Choose a {self.section}."
+        if self._varies and not self.space():
             return "Name at least one setting to vary."
         first = next(iter(self.document.problems), None)
         return str(first) if first else ""
@@ -191,10 +234,16 @@ class Plan(QWidget):
         reason = self.why_not()
         self.start.setEnabled(not reason)
         self.start.setToolTip(reason)
-        self.problem.setText(reason if self.space() else "")
+        self.problem.setText(reason if self.space() or not self._varies else "")
         self.problem.setVisible(bool(self.problem.text()))
         self.about.setText(_about(self.document.plain))
-        self.count.setText(combinations(self.space()))
+        text, runs = self._runs
+        known = f"{runs} run{'' if runs == 1 else 's'}" if runs is not None and text == self.document.text else ""
+        self.count.setText(combinations(self.space()) or known)
+
+    def _counted(self, answer: Mapping[str, Any]) -> None:
+        self._runs = (self.document.text, answer.get("runs"))
+        self._show()
 
     def _start(self) -> None:
         if not self.why_not():
@@ -203,7 +252,7 @@ class Plan(QWidget):
 
 def _about(document: Mapping[str, Any]) -> str:
     """A recipe in a line: its parts and its budget."""
-    parts = [str(v["use"]) for k, v in document.items() if isinstance(v, Mapping) and "use" in v and k != SEARCH]
+    parts = [str(v["use"]) for k, v in document.items() if isinstance(v, Mapping) and "use" in v and k not in PLANS]
     listed = document.get("techniques")
     techniques = (
         [str(each.get("use")) for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
@@ -217,6 +266,9 @@ def combinations(space: Mapping[str, Any]) -> str:
     """How many runs there can be."""
     if not space:
         return ""
+    conditional = sum(isinstance(values, Mapping) and "when" in values for values in space.values())
+    if conditional:
+        return f"{conditional} of {len(space)} settings count only with certain values of others."
     if all(isinstance(values, list) for values in space.values()):
         count = math.prod(len(values) for values in space.values())
         sizes = " × ".join(str(len(values)) for values in space.values())

@@ -21,6 +21,7 @@ from app.forms.fields import (
     number_text,
     read_list,
     read_number,
+    read_toml,
     same,
     toml_text,
 )
@@ -415,25 +416,37 @@ class SpaceLine(QWidget):
         self.low.setPlaceholderText("from")
         self.high.setPlaceholderText("to")
         self.log, self.whole = QCheckBox("log scale"), QCheckBox("whole numbers")
+        self.sometimes = QCheckBox("only when")
+        self.sometimes.setToolTip("Vary it only beside certain values of other varied settings.")
+        self.when = QLineEdit()
+        self.when.setPlaceholderText('"optimizer.use" = ["a", "b"]')
         bottom = QHBoxLayout()
         bottom.setSpacing(SPACE_S)
         for widget in (self.list, self.low, self.high, self.log, self.whole):
             bottom.addWidget(widget)
-        for line_edit in (self.list, self.low, self.high):
+        last = QHBoxLayout()
+        last.setSpacing(SPACE_S)
+        last.addWidget(self.sometimes)
+        last.addWidget(self.when, 1)
+        for line_edit in (self.list, self.low, self.high, self.when):
             line_edit.textEdited.connect(lambda _text: self.changed())
             line_edit.editingFinished.connect(lambda: self.settled())
-        for box in (self.log, self.whole):
+        self.sometimes.clicked.connect(lambda on: self.when.setVisible(on))
+        for box in (self.log, self.whole, self.sometimes):
             box.clicked.connect(lambda _on: self.changed())
         rows = QVBoxLayout(self)
         rows.setContentsMargins(0, 0, 0, 0)
         rows.setSpacing(SPACE_XS)
         rows.addLayout(top)
         rows.addLayout(bottom)
+        rows.addLayout(last)
+        self.when.hide()
         self._show_how(False)
 
     def name_for_readers(self, number: int) -> None:
         names = ((self.path_box, "setting"), (self.how, "values or range"), (self.list, "values"))
-        for widget, name in (*names, (self.low, "from"), (self.high, "to")):
+        further = ((self.low, "from"), (self.high, "to"), (self.sometimes, "only when"), (self.when, "condition"))
+        for widget, name in (*names, *further):
             widget.setAccessibleName(f"Varied setting {number}: {name}")
 
     def path_text(self) -> str:
@@ -441,6 +454,12 @@ class SpaceLine(QWidget):
 
     def values(self) -> Any:
         """What the recipe gets."""
+        choice = self._choice()
+        if not self.sometimes.isChecked():
+            return choice
+        return {**(choice if isinstance(choice, dict) else {"values": choice}), "when": read_when(self.when.text())}
+
+    def _choice(self) -> Any:
         if self.how.currentIndex() == 0:
             return read_list(self.list.text(), {}) if self.list.text().strip() else []
         span: dict[str, Any] = {"low": read_number(self.low.text()), "high": read_number(self.high.text())}
@@ -453,6 +472,13 @@ class SpaceLine(QWidget):
     def show_values(self, path: str, values: Any) -> None:
         if self.path_text() != path:
             self.path_box.setCurrentText(path)
+        conditional = isinstance(values, Mapping) and "when" in values
+        self.sometimes.setChecked(conditional)
+        self.when.setVisible(conditional)
+        if conditional:
+            _show(self.when, when_text(values["when"]), read_when, values["when"])
+        if isinstance(values, Mapping) and "values" in values:
+            values = values["values"]
         span = values if isinstance(values, Mapping) else None
         self.how.setCurrentIndex(1 if span is not None else 0)
         self._show_how(span is not None)
@@ -484,6 +510,17 @@ class SpaceLine(QWidget):
 def _inside(path: str, part: str) -> bool:
     """Whether a problem lies in a part's own form (and not in which part it is)."""
     return path.startswith(f"{part}.") and path != f"{part}.use"
+
+
+def when_text(condition: Any) -> str:
+    """A condition as TOML, without its braces."""
+    return toml_text(condition)[1:-1].strip() if isinstance(condition, Mapping) else str(condition)
+
+
+def read_when(text: str) -> Any:
+    """The condition that a line says; the text itself where it is not yet one."""
+    read = read_toml(f"{{ {text} }}")
+    return read if isinstance(read, Mapping) else text
 
 
 def _nothing() -> None:

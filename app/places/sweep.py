@@ -1,4 +1,4 @@
-"""Sweep: a search over a recipe's settings: its plan, its runs as they come, and what they tell so far."""
+"""Sweep: a search or a study: its plan, its runs as they come, and what they tell so far."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from app.comparing.plots import Bar, Bars
 from app.comparing.table import RunTable
 from app.curves import Curve
 from app.places import Context, Empty, Place, button, label
+from app.places.figures import FigureCard
 from app.states import ACTIVE, RESUMABLE, state
 from app.theme import SPACE_M, SPACE_S
 from engine import comparison
@@ -42,6 +43,7 @@ class SweepPlace(Place):
         self.listing: Listing | None = None
         self.best: Row | None = None
         self.sweeps: dict[str, dict[str, Any]] = {}
+        self.figures: dict[tuple[str, str, str], FigureCard] = {}
         self._draw_timer = QTimer(self)
         self._draw_timer.setSingleShot(True)
         self._draw_timer.timeout.connect(self._draw)
@@ -55,12 +57,13 @@ class SweepPlace(Place):
         """Reads the sweeps and the runs of the one that is shown."""
         wanted, catalog = self.which.wanted or self.which.key, self.context.catalog
 
-        def read(log: Any) -> tuple[list[dict[str, Any]], str, Listing]:
+        def read(log: Any) -> tuple[list[dict[str, Any]], str, Listing, list[dict[str, Any]]]:
             sweeps = log.runs(kind="sweep")
             known = [sweep["id"] for sweep in sweeps]
             chosen = wanted if wanted in known else (known[0] if known else "")
             runs = log.runs(sweep=chosen, archived=None) if chosen else []
-            return sweeps, chosen, build(runs, View(), catalog)
+            figures = {(figure["probe"], figure["name"]): figure for figure in log.figures(chosen)} if chosen else {}
+            return sweeps, chosen, build(runs, View(), catalog), list(figures.values())
 
         self.context.reader.ask(read, self._show, key="sweep", owner=self)
 
@@ -138,7 +141,10 @@ class SweepPlace(Place):
         column.addWidget(both, 1)
         self.middle = QStackedWidget()
         self.middle.addWidget(
-            Empty("A sweep trains one recipe with many settings. Say on the left what varies; its runs stand here.")
+            Empty(
+                "A sweep trains one recipe with many settings: a search for the best, or a study that answers a "
+                "question. Plan it on the left; its runs stand here."
+            )
         )
         self.middle.addWidget(shown)
         return self.middle
@@ -171,6 +177,17 @@ class SweepPlace(Place):
                 row.addWidget(each)
             row.addStretch()
             column.addLayout(row)
+        self.verdict = label("", wrap=True, selectable=True)
+        self.verdict.setAccessibleName("Verdict of the sweep")
+        self.findings = label("", "small", wrap=True, selectable=True)
+        inside_answer = QWidget()
+        self.drawn = QVBoxLayout(inside_answer)
+        self.drawn.setContentsMargins(SPACE_M, 0, SPACE_M, SPACE_S)
+        self.drawn.setSpacing(SPACE_S)
+        self.drawn.addWidget(self.verdict)
+        self.drawn.addWidget(self.findings)
+        self.answer = panel(label("Result", "section"), body=inside_answer)
+        column.insertWidget(0, self.answer)
         self.matters = panel(label("Importance", "section"), body=self.importance)
         column.addWidget(self.matters)
         column.addWidget(self.history, 1)
@@ -199,8 +216,8 @@ class SweepPlace(Place):
 
     # -- data --------------------------------------------------------------------------------------------------------
 
-    def _show(self, answer: tuple[list[dict[str, Any]], str, Listing]) -> None:
-        sweeps, chosen, listing = answer
+    def _show(self, answer: tuple[list[dict[str, Any]], str, Listing, list[dict[str, Any]]]) -> None:
+        sweeps, chosen, listing, figures = answer
         self.sweeps = {sweep["id"]: sweep for sweep in sweeps}
         self.which.offer((sweep["id"], _title(sweep)) for sweep in sweeps)
         self.which.setCurrentIndex(max(0, self.which.findData(chosen)))
@@ -216,6 +233,7 @@ class SweepPlace(Place):
             self.scatter.across.wanted = f"setting:{most_varied(listing)}"
         self.table.show_listing(listing)
         self._show_state(sweep, listing)
+        self._show_findings(sweep, figures)
         self._draw_timer.start(0)
 
     def _show_state(self, sweep: Mapping[str, Any] | None, listing: Listing) -> None:
@@ -230,6 +248,26 @@ class SweepPlace(Place):
         self.progress.setValue(ended)
         self.stop.setVisible(bool(sweep) and str((sweep or {}).get("state")) in (*ACTIVE, "queued"))
         self.resume.setVisible(bool(sweep) and str((sweep or {}).get("state")) in RESUMABLE)
+
+    def _show_findings(self, sweep: Mapping[str, Any] | None, figures: Sequence[Mapping[str, Any]]) -> None:
+        """What the search or the study itself says at its end: a sentence, its numbers, its figures."""
+        done = sweep is not None and sweep["state"] == "done"
+        self.verdict.setText(str(sweep["message"]) if sweep is not None and done else "")
+        numbers = ((sweep or {}).get("metrics") or {}).items() if done else ()
+        self.findings.setText("\n".join(f"{name}: {words.number(value)}" for name, value in numbers))
+        wanted = {(str(f["run"]), str(f["probe"]), str(f["name"])): f for f in figures}
+        for key in [key for key in self.figures if key not in wanted]:
+            card = self.figures.pop(key)
+            card.hide()
+            card.deleteLater()
+        for key, figure in wanted.items():
+            if key not in self.figures:
+                self.figures[key] = FigureCard(self.context)
+                self.drawn.addWidget(self.figures[key])
+            self.figures[key].show_figure((key[0], figure["id"]), figure["data"], "")
+        for widget in (self.verdict, self.findings):
+            widget.setVisible(bool(widget.text()))
+        self.answer.setVisible(bool(self.verdict.text() or wanted))
 
     def _draw(self) -> None:
         listing, metric = self.listing, self.measure.key

@@ -169,6 +169,7 @@ class Session:
             "seconds": row["seconds"],
             "metrics": row["metrics"] or {},
             "weights": row["weights"],
+            **({"verdict": row["message"]} if row["kind"] == "sweep" and row["state"] == "done" else {}),
         }
 
     def _print(self, row: dict[str, Any]) -> None:
@@ -177,10 +178,14 @@ class Session:
         if self.as_json:
             print_json(self.document(row))
             return
-        rows = [("run", row["id"]), ("state", row["state"]), ("steps", row["step"]), ("time", duration(row["seconds"]))]
+        plans = row["kind"] == "sweep"
+        rows = [("run", row["id"]), ("state", row["state"]), ("runs" if plans else "steps", row["step"])]
+        rows += [] if plans else [("time", duration(row["seconds"]))]
         rows += list((row["metrics"] or {}).items())
-        rows += [("weights", (row["weights"] or "-")[:16])]
+        rows += [] if plans else [("weights", (row["weights"] or "-")[:16])]
         print_table(("", row["name"] or "result"), rows, numbers=(1,))
+        if plans and row["state"] == "done":
+            print(f"\n{row['message']}")  # the best run, or a study's verdict
         self._draw_loss()
 
     def _draw_loss(self) -> None:
@@ -243,7 +248,7 @@ class _Lines:
     def _show(self, row: dict[str, Any]) -> None:
         done, total = progress_of(row)
         of = f" of {total:.0f}" if total else ""
-        self.line = f"step {done:.0f}{of}  {describe(row)}"
+        self.line = f"{'run' if row['kind'] == 'sweep' else 'step'} {done:.0f}{of}  {describe(row)}"
         if self.every is not None and time.monotonic() - self.last >= self.every:
             self._print()
 

@@ -45,10 +45,11 @@ def preview(text: str) -> dict[str, Any]:
         document = with_model(recipe.filled(catalog))
         task = build_task(document)
         model = sketch(document, task)
+        runs = None
         if document["search"]:
-            build_search(document)
+            runs = build_search(document).total()
         if document["study"]:
-            check_study(recipe, document)
+            runs = check_study(recipe, document)
         anatomy = anatomy_of(model)
         found = clashes(document, task, anatomy)
         drawn = _without_samplers(document) if found else document
@@ -64,6 +65,7 @@ def preview(text: str) -> dict[str, Any]:
         "schedule": phases.curves_over(drawn, task, curves),
         "data": {"splits": {s: task.size(s) for s in Splits if task.size(s)}, "figure": task.figure()},
         "order": order_of(build_techniques(document)),
+        "runs": runs,
         "steps": steps,
         "steps_per_epoch": per_epoch,
         "phases": [{"name": s.label, "steps": n} for s, n in zip(course.stages, lengths, strict=True) if s.name],
@@ -78,15 +80,17 @@ def _sites(anatomy: Anatomy) -> dict[str, list[str]]:
         return {}
 
 
-def check_study(recipe: Recipe, document: Mapping[str, Any]) -> None:
-    """Raises RecipeError for the first run of a study's plan that is no valid recipe."""
+def check_study(recipe: Recipe, document: Mapping[str, Any]) -> int:
+    """How many runs a study plans. Raises RecipeError for the first run of a study's plan that is no valid recipe."""
     catalog = registry.catalog()
-    for ask in planned(document, build_study(document)):
+    plan = planned(document, build_study(document))
+    for ask in plan:
         trial = recipe.copy()
         trial.remove("study")
         for path, value in ask.changes.items():
             trial.set(path, value)
         trial.require(catalog)
+    return len(plan)
 
 
 def fits(text: str, section: str) -> dict[str, str]:

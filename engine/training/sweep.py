@@ -320,11 +320,17 @@ class Sweep:
 
 
 def shorten(recipe: Recipe, share: float) -> None:
-    """Makes a recipe one with a share of its budget, which its schedules then span."""
-    limits = {name: recipe.get(f"budget.{name}") for name in LIMITS}
-    given = {name: value for name, value in limits.items() if value}
-    for name, value in (given or {"epochs": DEFAULT_EPOCHS}).items():
-        recipe.set(f"budget.{name}", max(1, round(value * share)) if name == "steps" else value * share)
+    """Makes a recipe one with a share of its budget, and of its phases' own, which its schedules then span."""
+    document = recipe.document
+    places = {"budget": document.get("budget") or {}}
+    for i, phase in enumerate(document.get("phases") or []):
+        places[f"phases.{i}.budget"] = phase.get("budget") or {}
+    for place, budget in places.items():
+        given = {name: budget[name] for name in LIMITS if budget.get(name)}
+        if not given and place == "budget":
+            given = {"epochs": DEFAULT_EPOCHS}
+        for name, value in given.items():
+            recipe.set(f"{place}.{name}", max(1, round(value * share)) if name == "steps" else value * share)
 
 
 def carry_out(recipe: Recipe) -> Outcome:

@@ -164,6 +164,74 @@ def test_best_is_of_finished_runs_only():
     assert best_of(made, "missing") is None and listing.metrics == ("val/accuracy",)
 
 
+def test_a_study_is_planned_and_started_like_a_search(qtbot, place, catalog):
+    study = catalog.of_kind("study")[0]
+    example = Recipe.of({key: value for key, value in catalog.example(study.id).items() if key != "study"})
+    place.opened(recipe=example.text())
+    plan = place.plan
+    plan.document.set("search.space", {"optimizer.lr": [0.1, 0.2]})
+    assert plan.section == "search" and [plan.kind.itemData(i) for i in range(plan.kind.count())] == ["search", "study"]
+    plan.kind.choose("study")
+    plan._kind_chosen("study")
+    assert plan.document.get("study.use") == study.id and plan.document.get("search") is None
+    assert plan.pane.path == "study" and plan.pane.form is not None, "its form comes from its schema"
+    assert plan.why_not() == "" and plan.start.isEnabled()
+    plan._counted({"runs": 12})
+    assert plan.count.text() == "12 runs"
+    qtbot.mouseClick(plan.start, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: bool(place.asked.texts), timeout=3000)
+    queued = Recipe.parse(place.asked.texts[0])
+    assert queued.plan == "study" and queued.check(catalog) == []
+    plan._kind_chosen("search")
+    assert plan.space() == {"optimizer.lr": [0.1, 0.2]}, "what was planned before is still there"
+
+
+def test_a_study_shows_its_verdict_its_numbers_and_its_figures(qtbot, place):
+    verdict = "The larger rate is better, over 4 runs."
+    curve = {"kind": "curve", "title": "Ends", "series": [{"name": "loss", "x": [0.1, 0.2], "y": [2.0, 1.0]}]}
+    with Log(place.context.workspace.database) as log:
+        other = log.create_run(recipe(), name="other", kind="sweep", state="training")
+        sweep = log.create_run(recipe(), name="rates", kind="sweep", state="done")
+        log.update_run(sweep, steps=2, step=2, metrics={"difference": -1.0}, message=verdict)
+        for _ in range(2):  # of two drawings of the same figure the newer one is shown
+            log.add_figure(sweep, "any", "ends", curve)
+    saved_run(place.context.workspace, sweep=sweep, name="one", points=20, metrics={"val/accuracy": 0.9})
+    place.opened(run=sweep)
+    qtbot.waitUntil(lambda: len(place.figures) == 1, timeout=5000)
+    assert place.verdict.text() == verdict and place.findings.text().startswith("difference: ")
+    assert place.verdict.isVisible() and place.answer.isVisible()
+    (card,) = place.figures.values()
+    assert card.view.figure["title"] == "Ends"
+    place.which.choose(other)
+    place.refresh()
+    qtbot.waitUntil(lambda: not place.figures, timeout=5000)
+    assert not place.answer.isVisible(), "a sweep that still trains has no verdict"
+
+
+def test_a_condition_survives_the_form_and_can_be_written_in_it(qtbot, place, catalog):
+    place.opened(recipe=recipe())
+    document = place.plan.document
+    document.choose("search", search(catalog))
+    space = {
+        "optimizer": [{"use": "sgd"}, {"use": "adamw"}],
+        "optimizer.lr": {"low": 0.1, "high": 1.0, "when": {"optimizer.use": ["sgd"]}},
+        "model.dropout": {"values": [0.0, 0.1], "when": {"optimizer.use": ["adamw"]}},
+    }
+    document.set("search.space", space)
+    field = next(row.field for row in place.plan.pane.form.rows.values() if row.field.schema.get("x-space"))
+    qtbot.waitUntil(lambda: len(field.lines) == 3, timeout=3000)
+    assert {line.path_text(): line.values() for line in field.lines} == space
+    line = field.lines[2]
+    assert line.sometimes.isChecked() and line.when.text() == '"optimizer.use" = ["adamw"]'
+    line.when.clear()
+    qtbot.keyClicks(line.when, '"optimizer.use" = ["sgd", "adamw"]')
+    qtbot.keyClick(line.when, Qt.Key.Key_Return)
+    assert document.get("search.space")["model.dropout"]["when"] == {"optimizer.use": ["sgd", "adamw"]}
+    assert place.plan.count.text() == "2 of 3 settings count only with certain values of others."
+    line.sometimes.click()
+    assert document.get("search.space")["model.dropout"] == [0.0, 0.1]
+
+
 def test_how_many_runs_a_space_makes():
     assert combinations({"a": [1, 2, 3], "b": ["x", "y"]}) == "6 combinations (3 × 2)"
     assert combinations({"a": {"low": 0, "high": 1}, "b": [1]}).startswith("1 of 2 settings from a range")

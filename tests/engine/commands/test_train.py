@@ -120,7 +120,8 @@ def test_a_recipe_whose_parts_do_not_fit_starts_nothing(workspace: Workspace, lo
         else:
             pytest.skip("the default model takes every task there is")
     recipe.write_text(text)
-    assert main("check", recipe, "--json")[:2] == (2, {"valid": False, "problems": problems})
+    code, document, _ = main("check", recipe, "--json")
+    assert (code, document["valid"], document["problems"]) == (2, False, problems)
     code, document, errors = main("train", recipe, "--workspace", workspace.folder, "--json")
     assert (code, document) == (2, None) and errors.startswith(problems[0]["path"])
     assert log.runs() == []

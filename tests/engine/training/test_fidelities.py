@@ -122,6 +122,15 @@ def test_what_a_small_run_is_shortened_by() -> None:
         assert recipe.document["budget"] == pytest.approx(expected)
 
 
+def test_phases_with_budgets_of_their_own_are_shortened_too() -> None:
+    recipe = Recipe.of({
+        **TINY, "phases": [{"name": "first", "budget": {"steps": 30}}, {"name": "second"}], "budget": {"epochs": 6.0},
+    })  # fmt: skip
+    shorten(recipe, 1 / 3)
+    assert recipe.document["phases"] == [{"name": "first", "budget": {"steps": 10}}, {"name": "second"}]
+    assert recipe.document["budget"] == {"epochs": 2.0} and recipe.check(registry.catalog()) == []
+
+
 # -- a search over shares ----------------------------------------------------------------------------------------------
 
 
