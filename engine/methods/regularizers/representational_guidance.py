@@ -80,7 +80,8 @@ class RepresentationalGuidance(Technique):
 
     Helps: Networks that are hard to train on a problem, guided by one that is easy: deep ones without skips by ones
         with skips, fully connected ones by convolutions.
-    Hurts: Small batches, in which all layers look alike; a network that is suited to the problem anyway.
+    Hurts: Small batches, in which all layers look alike; a network that is suited to the problem anyway. In deep
+        networks without norms the pull can win against the task: they come to look like the guide and learn nothing.
     Cost: A forward pass of the guide, and two products of a batch with itself for each pair of layers.
     Choices: Layers are the blocks of both models. A guide that is deeper than the network meets some layer several
         times, and all of these count. The network's own pass in training mode is looked at; the guide is in evaluation
