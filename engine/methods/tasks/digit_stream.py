@@ -23,7 +23,7 @@ class DigitStream(Supervised):
     Hurts: With shuffled batches it is plain digits, and nothing is forgotten.
     Cost: None to speak of: the data stay on the device.
 
-    Choices: Validation and test hold every class at every time.
+    Choices: Validation and test hold every class at every time. The metrics are told for each experience too.
 
     Args:
         classes_each: Classes in one experience.
@@ -32,6 +32,8 @@ class DigitStream(Supervised):
 
     def __init__(self, classes_each: Annotated[int, Field(ge=1, le=5)] = 2, split_seed: Whole = 0):
         self.classes_each, self.split_seed = classes_each, split_seed
+        firsts = range(0, CLASSES, classes_each)
+        self.groups = tuple(f"{first}-{min(first + classes_each, CLASSES) - 1}" for first in firsts)
         self.offer = Offer("image", (1, 8, 8), "classes", CLASSES, span=(0.0, 1.0))
 
     def load(self) -> None:
@@ -39,6 +41,9 @@ class DigitStream(Supervised):
         parts = split_indices(len(x), target, {"test": 0.2, "val": 0.1}, seeded(self.split_seed))
         experience = target // self.classes_each
         self.splits = {
-            name: {"x": x[index], "target": target[index], "meta.experience": experience[index]}
+            name: {
+                **{"x": x[index], "target": target[index]},
+                **{"meta.experience": experience[index], "meta.group": experience[index]},
+            }
             for name, index in parts.items()
         }

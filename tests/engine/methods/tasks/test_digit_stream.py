@@ -16,4 +16,5 @@ def test_classes_come_in_groups_by_number(each: int, experiences: int) -> None:
         assert (columns["meta.experience"] == columns["target"] // each).all()
         assert columns["meta.experience"].unique().tolist() == list(range(experiences))
         assert columns["target"].unique().tolist() == list(range(10))
+    assert len(task.groups) == experiences and task.groups[0] == f"0-{each - 1}" and task.groups[-1].endswith("-9")
     assert sum(task.size(split) for split in ("train", "val", "test")) == 1797
