@@ -1,4 +1,4 @@
-"""What can be done with a saved run: a look at it with any probe, another way to answer. Below, its figures."""
+"""What can be done with a saved run: a look with any probe, another way to answer, a transform; and its figures."""
 
 from __future__ import annotations
 
@@ -57,6 +57,14 @@ ACTS = (
         "Measures the test split with the newest checkpoint's weights, answered by this decoder.",
         "answers for the test split",
         lambda engine, run, use: engine.evaluate(run, "test", {"decoder": dict(use)}),
+    ),
+    Act(
+        "transform",
+        "transforms.0",
+        "Transform",
+        "Does this to a copy of the newest checkpoint's model, measures it, and keeps the result in the run's folder.",
+        "works on the newest checkpoint",
+        lambda engine, run, use: engine.transform(run, use),
     ),
 )
 
@@ -225,7 +233,7 @@ class FiguresPage(QWidget):
         """The numbers that came out, beside those that the run had before."""
         before = self.run.get("metrics") or {}
         said = []
-        for name, value in sorted((answer.get("metrics") or {}).items()):
+        for name, value in sorted({**(answer.get("scalars") or {}), **(answer.get("metrics") or {})}.items()):
             was = f" (was {words.number(before[name])})" if name in before else ""
             said.append(f"{name} {words.number(value)}{was}")
         return "\n".join(said)

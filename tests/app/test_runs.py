@@ -367,13 +367,16 @@ def test_a_probe_looks_at_a_saved_run(
     with Log(workspace.database, readonly=True) as log:
         stored = {(figure["probe"], figure["name"]): figure["data"] for figure in log.figures(made[0])}
     assert {key: card.view.figure for key, card in page.cards.items()} == stored
-    qtbot.waitUntil(lambda: page.look.isEnabled() and not page.state.text(), timeout=5000)
+    qtbot.waitUntil(lambda: page.look.isEnabled() and "edge" in page.state.text(), timeout=5000)
     act(page, "decoder", "shifted")
     assert page.look.text() == "Answer again" and page.use["use"] == "shifted-copies"
     qtbot.mouseClick(page.look, Qt.MouseButton.LeftButton)
     was = words.number(row(workspace, made[0])["metrics"]["test/accuracy"])
     qtbot.waitUntil(lambda: f"(was {was})" in page.state.text(), timeout=90_000)
     assert "test/accuracy " in page.state.text()
+    act(page, "transform", "fold")
+    qtbot.mouseClick(page.look, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: "transform/fold/error" in page.state.text(), timeout=90_000)
     act(page, "probe", "landscape")
     place.opened(run=lost)
     qtbot.waitUntil(lambda: page.run.get("id") == lost and not page.cards, timeout=5000)

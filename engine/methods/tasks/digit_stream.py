@@ -42,8 +42,10 @@ class DigitStream(Supervised):
         experience = target // self.classes_each
         self.splits = {
             name: {
-                **{"x": x[index], "target": target[index]},
-                **{"meta.experience": experience[index], "meta.group": experience[index]},
+                "x": x[index],
+                "target": target[index],
+                "meta.experience": experience[index],
+                "meta.group": experience[index],
             }
             for name, index in parts.items()
         }
