@@ -119,7 +119,9 @@ def test_spark_lines_come_for_rows_on_screen(qtbot: Any, place: RunsPlace) -> No
     assert place.list.grab().width() > 100  # the delegate paints
 
 
-def test_a_queued_run_is_dragged_between_its_neighbours(qtbot: Any, place: RunsPlace, workspace: Workspace) -> None:
+def test_a_queued_run_is_dragged_between_its_neighbours(
+    qtbot: Any, with_engine: Context, place: RunsPlace, workspace: Workspace
+) -> None:
     with Log(workspace.database) as log:
         queued = [log.create_run(TOML, name=f"q{number}") for number in range(3)]
         for number, run in enumerate(queued):
