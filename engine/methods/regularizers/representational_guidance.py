@@ -67,7 +67,10 @@ def even_map(guide: int, target: int) -> list[int]:
     arxiv="2410.20035",
     graph="never",
     recommends={"training": {"batch_size": 128}},
-    example={"techniques": [{"use": ID, "guide": {"use": "mlp", "hidden": [8]}}]},
+    example={
+        "techniques": [{"use": ID, "guide": {"use": "mlp", "hidden": [8]}}],
+        "training": {"batch_size": 64},
+    },
 )
 class RepresentationalGuidance(Technique):
     """Pulls the hidden layers of the network that is trained towards those of a second network, the guide, on the same

@@ -31,6 +31,7 @@ OWN = 0x1807_06906  # sets the stream of the model's draws apart from that of th
     ],
     recommends={"schedule": {"use": "cosine"}},
     example={
+        "optimizer": {"use": "adamw"},
         "search": {
             "space": {
                 "optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True},
