@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from engine.fields import Count, Live, NonNegative, OptimizerPart, Positive, Sites
-from engine.kit.anatomy import derive
+from engine.kit.anatomy import anatomy_of
 from engine.kit.live import bounds
 from engine.kit.two_level import LearnedValues, resting
-from engine.parts import Batch, Model, Procedure, Task, procedure
+from engine.parts import Batch, Procedure, Task, procedure
 
 if TYPE_CHECKING:
     from engine.kit.anatomy import Anatomy
@@ -223,8 +223,7 @@ class SelfTuningNetworks(Procedure):
 
     def prepare_model(self, run: Run, model: nn.Module) -> nn.Module:
         self._hyper = Hyperparameters(run.live, self._bounds, self.perturb_scale, self.tune_scales)
-        anatomy = model.anatomy() if isinstance(model, Model) else derive(model)
-        for site in anatomy.select(self.sites):
+        for site in anatomy_of(model).select(self.sites):
             layer = BestResponse(site.module, self._hyper.free.detach(), self._told)  # type: ignore[arg-type]
             site.put(layer)
             self._layers.append(layer)
