@@ -17,6 +17,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("part", list(CATALOG.parts))
     if "trained" in metafunc.fixturenames:
         metafunc.parametrize("trained", [e.id for e in CATALOG.parts.values() if e.kind in TRAINED])
+    if "posed" in metafunc.fixturenames:
+        metafunc.parametrize("posed", [e.id for e in CATALOG.of_kind("task")])
     if "decoded" in metafunc.fixturenames:
         metafunc.parametrize("decoded", [e.id for e in CATALOG.of_kind("decoder")])
     if "transforming" in metafunc.fixturenames:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -13,10 +14,11 @@ import torch
 from torch.nn.modules import module as torch_module
 
 from engine import registry
+from engine.figures import problems
 from engine.parts import Answer, Ask, Report, Row, Search, Study, info
 from engine.recipe import Recipe
 from engine.training import checkpoint
-from engine.training.assemble import assemble, filled, planned
+from engine.training.assemble import assemble, build_task, filled, planned
 from engine.training.loop import Outcome, Trainer, train
 from engine.training.measure import by_the_clock
 from engine.training.random import derive_seed
@@ -72,6 +74,14 @@ def timeless(outcome: Outcome) -> dict[str, float]:
     return {name: value for name, value in outcome.metrics.items() if not by_the_clock(name)}
 
 
+def check_figures(figures: Mapping[str, Any] | Sequence[dict[str, Any]]) -> None:
+    """What parts draw can be drawn by the window, and is plain data."""
+    found = figures if isinstance(figures, Mapping) else {f"{f['probe']}/{f['name']}": f["data"] for f in figures}
+    for name, figure in found.items():
+        assert problems(figure) == [], name
+        json.dumps(figure)
+
+
 def test_resumed_equals_uninterrupted(trained: str, tmp_path: Path, another_process: ProcessPoolExecutor) -> None:
     document = example(trained)
     whole = Memory()
@@ -87,6 +97,13 @@ def test_resumed_equals_uninterrupted(trained: str, tmp_path: Path, another_proc
     assert again.weights == outcome.weights
     assert timeless(again) == pytest.approx(timeless(outcome), rel=0, abs=0, nan_ok=True)
     assert comparable(points, middle) == comparable(whole.points, middle)
+    check_figures(whole.figures)
+
+
+def test_a_task_shows_samples_that_can_be_drawn(posed: str) -> None:
+    figure = build_task(example(posed)).figure()
+    if figure is not None:
+        check_figures({"samples": figure})
 
 
 def global_state() -> dict[str, Any]:
@@ -177,6 +194,7 @@ def test_a_transform_measures_its_work_and_leaves_the_run_as_it_was(transforming
         measured = {key: value for key, value in outcome.metrics.items() if key.startswith("transform/")}
         files = sorted((tmp_path / name).glob("transform-*"))
         assert bool(measured) == bool(files) == bool(transforms)
+        check_figures(sink.figures)
         if transforms:
             assert [e["text"] for e in sink.events if e["kind"] == "transform" and e["level"] == "info"]
             assert all(measured[f"transform/{transforming}/bytes_{when}"] > 0 for when in ("before", "after"))
@@ -247,6 +265,16 @@ def conversation(search: Search, script: list[tuple[str, Any]]) -> list[tuple[st
         said.append(("tell", report))
 
 
+def test_what_a_search_has_learned_can_be_drawn(searched: str) -> None:
+    """Before it was told anything, and at its end."""
+    search = searching(searched)
+    for _ in range(2):
+        found = search.result()
+        check_figures(found.figures)
+        assert all(isinstance(value, float) for value in found.scalars.values())
+        conversation(search, [])
+
+
 def test_a_search_killed_anywhere_goes_on_from_its_ledger(searched: str) -> None:
     whole = conversation(searching(searched), [])
     assert len(whole) < 1000
@@ -290,6 +318,7 @@ def test_a_study_reports_the_same_and_copes_with_runs_that_failed(studied: str) 
     for table in (bare, bare[:1]):
         one, two = study.report(table), study.report(table)
         assert one.verdict.endswith(".") and json.dumps(asdict(one)) == json.dumps(asdict(two))
+        check_figures(one.figures)
 
 
 def test_a_study_comes_to_its_verdict(studied: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,4 +339,4 @@ def test_a_study_comes_to_its_verdict(studied: str, monkeypatch: pytest.MonkeyPa
     assert len(seen) == 2 and seen[0] == seen[1]
     assert seen[0].verdict.endswith(".") and seen[0].figures
     assert all(isinstance(value, float) for value in seen[0].scalars.values())
-    assert all(figure.get("kind") for figure in seen[0].figures.values())
+    check_figures(seen[0].figures)

@@ -149,7 +149,7 @@ class CoarseToFine(Probe):
             "x": {"label": "operations for a sample"},
             "y": {"label": f"val/{name}"},
             "series": [each for each in series if each["x"]],
-            "children": [{"config": c.config, "flops": c.flops, name: sign * c.score} for c in archive],
+            "more": [{"config": c.config, "flops": c.flops, name: sign * c.score} for c in archive],
         }
         return Finding(scalars, {"children": figure})
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim.optimizer import ParamsT
 
+from engine import figures
 from engine.fields import Betas, Decay, NonNegative, Positive, Rate
 from engine.kit.optimizing import Bundle, ForeachOptimizer, descend, listed
 from engine.parts import Finding, Probe, optimizer, probe
@@ -264,10 +265,6 @@ class TrustRatios(Probe):
         if not kept:
             return Finding()
         ratios = torch.stack(list(kept.values())).tolist()
-        figure = {
-            "kind": "bars",
-            "title": "Trust ratio of each layer",
-            "x": {"label": "parameter", "values": list(kept)},
-            "y": {"label": "trust ratio", "values": ratios},
-        }
+        series = figures.line("trust ratio", list(kept), ratios)
+        figure = figures.bars("Trust ratio of each layer", series, x="parameter", y="trust ratio")
         return Finding({"lowest": min(ratios), "highest": max(ratios)}, {"ratios": figure})

@@ -223,7 +223,7 @@ class RangeTest(Probe):
         figure = {
             "kind": "curve",
             "title": "Learning-rate range test",
-            "x": {"label": "learning rate", "values": rates, "log": self.spacing == "exponential"},
+            "x": {"label": "learning rate", "log": self.spacing == "exponential"},
             "y": {"label": "training batches, smoothed"},
             "series": [{"name": name, "x": rates, "y": values} for name, values in curves.items()],
         }

@@ -45,7 +45,7 @@ def test_an_archive_of_children_measured_once_each() -> None:
     assert found == again and model.config == model.largest()
     assert torch.equal(torch.get_rng_state(), rng)
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
-    children = found.figures["children"]["children"]
+    children = found.figures["children"]["more"]
     grid = list(model.grid())
     assert [c["config"] for c in children[: len(grid)]] == grid
     assert len({str(sorted(c["config"].items())) for c in children}) == len(children) == found.scalars["children"]

@@ -113,7 +113,7 @@ def test_lars_follows_its_formula():
 def test_the_probe_shows_a_finite_ratio_for_every_adapted_layer():
     _, memory, outcome = train(optimizer={"use": "lamb", "lr": 0.05}, probes=[{"use": "trust-ratios"}])
     (figure, *_) = [f["data"] for f in memory.figures if f["probe"] == "trust-ratios"]
-    assert figure["x"]["values"] == ["blocks.0.linear.weight", "head.weight"]
+    assert figure["series"][0]["x"] == ["blocks.0.linear.weight", "head.weight"]
     low, high = outcome.metrics["probe/trust-ratios/lowest"], outcome.metrics["probe/trust-ratios/highest"]
     assert 0 < low <= high < 100
 

@@ -69,7 +69,7 @@ def test_the_range_test_finds_the_rate_that_breaks_learning_and_leaves_no_trace(
     finding = RangeTest(low=1e-3, high=1e5, steps=60).look(run)
     assert 1e-3 < finding.scalars["best"] < finding.scalars["diverges"] < 1e5
     curve = finding.figures["curve"]
-    assert len(curve["x"]["values"]) == len(curve["series"][0]["y"]) == len(curve["series"][1]["y"])
+    assert [len(series["y"]) for series in curve["series"]] == 2 * [len(curve["series"][0]["x"])]
     assert all(torch.equal(a, b) for a, b in zip(before, run.model.state_dict().values(), strict=True))
     assert torch.equal(draw, torch.get_rng_state()) and modes == [m.training for m in run.model.modules()]
     again = RangeTest(low=1e-3, high=1e5, steps=60).look(run)
