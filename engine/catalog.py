@@ -65,6 +65,7 @@ class Entry:
     nondeterministic: str = ""
     lr: str = "external"
     roles: list[str] = field(default_factory=list)
+    uses: list[str] = field(default_factory=list)  # of a procedure: what it needs of a recipe that not every one does
     file: str = ""
 
     @classmethod

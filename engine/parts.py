@@ -128,9 +128,15 @@ study = _decorator("study")
 class Offer:
     """What a task offers: the shape of one input, without the batch, and what a model must answer.
 
-    `input` is "vector" (features), "image" (channels, height, width) or "tokens" (length); `output` is "classes"
-    (`size` logits), "values" (`size` numbers), "next-token" (`size` logits at each position) or "embedding" (`size`
-    numbers that place a sample among the others).
+    `input` is "vector" (features, coordinates, an observation), "image" (channels, height, width: also fields on a
+    grid), "tokens" (length), "nodes" (features of a node: the batch is all nodes of one graph), "points" (a set of
+    them a sample), "text" or "none" (the model is called without inputs). `output` is "classes" (`size` logits),
+    "values" (`size` numbers), "next-token" (`size` logits at each position), "embedding" (`size` numbers that place a
+    sample among the others), "field" (numbers on a grid), "sequence", "actions" (one of `size`, or `size` numbers),
+    "tour", "design", "samples", "solution" or "text".
+
+    `answer` is the shape of one answer where it is not `(size,)`, such as a field's channels, height and width. `about`
+    is what else a model must know: a graph's matrix, the spans of coordinates.
     """
 
     input: str
@@ -139,6 +145,8 @@ class Offer:
     size: int
     vocabulary: int = 0
     span: tuple[float, float] | None = None  # the valid range of an input's values, where it has one
+    answer: tuple[int, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def features(self) -> int:
@@ -148,6 +156,8 @@ class Offer:
 
 Terms = dict[str, Tensor]
 Splits = ("train", "val", "test", "outer")
+Figure = dict[str, Any]
+Answering = Callable[["Batch"], Any]
 
 
 @dataclass
@@ -198,14 +208,29 @@ class Task:
     A subclass sets `offer` and `metric` (name, "max" or "min"), implements `load`, `objective` and `metrics`. What it
     loads are tensors by name, one row a sample, which the engine keeps on the device. `groups` names the values of the
     metadata "group", where it has that. A task without an `objective` of its own (`needs_loss`) wants a recipe with a
-    loss.
+    loss; one for which there is none to write down (`has_objective` False: an environment, a game, a solver's problem)
+    wants a procedure that brings one.
+
+    `stream` says where training batches come from. "rows": the stored training split, each sample once an epoch or as
+    a sampler chooses. "whole": all of that split at every step, in its stored order (the nodes of a graph). "drawn":
+    fresh samples, from `draw`; the other splits may be stored. "none": there are no samples; a batch has no inputs and
+    stands for the one problem that there is. In the last two `epoch_steps` steps count as an epoch.
+
+    `judges` names the splits of which `judge` measures what no row tells: the return of episodes, the distance of
+    generated samples, the error of a solution. `input_gradients` names the inputs by which the objective
+    differentiates the answer (a residual): they require a gradient, in training and where the objective is measured.
     """
 
     offer: Offer
     metric: tuple[str, str] = ("accuracy", "max")
     groups: tuple[str, ...] = ()
     needs_loss: bool = False
+    has_objective: bool = True
     collects: bool = False
+    stream: str = "rows"
+    epoch_steps: int = 100
+    judges: tuple[str, ...] = ()
+    input_gradients: tuple[str, ...] = ()
     apart: Mapping[str, Tensor] | None = None  # rows of the stored training split by the split that they are for
 
     def load(self) -> None:
@@ -213,8 +238,20 @@ class Task:
         raise NotImplementedError
 
     def columns(self, split: str) -> dict[str, Tensor]:
-        """The split's tensors by name, one row a sample: inputs, "target", and metadata named "meta.NAME"."""
+        """The split's tensors by name, one row a sample: inputs, "target", "weight", "mask", and metadata named
+        "meta.NAME"; none of them where the task has no such split."""
+        if self.stream == "none":
+            return {}
         raise NotImplementedError
+
+    def draw(self, size: int, rng: torch.Generator) -> dict[str, Tensor]:
+        """Fresh training samples, as columns of that many rows on the generator's device."""
+        raise NotImplementedError
+
+    def judge(self, split: str, answer: Answering, rng: torch.Generator) -> dict[str, float]:
+        """Metrics of a split that no row tells. `answer(batch)` is what the trained model answers, as a decoder or
+        variant has it; `rng` draws the same at every evaluation, so that curves show the model and not the draw."""
+        return {}
 
     def objective(self, output: Any, batch: Batch) -> Terms:
         """The task's own loss: named terms, a value a sample where it exists (shape [B]), else a scalar."""
@@ -249,6 +286,10 @@ class Task:
     def figure(self) -> dict[str, Any] | None:
         """Some samples as figure data, for the preview."""
         return None
+
+    def figures(self, answer: Answering, rng: torch.Generator) -> dict[str, Figure]:
+        """What a person looks at to see how far the training is, by name; drawn at evaluations, and at the end."""
+        return {}
 
 
 class Model(nn.Module):
@@ -583,16 +624,39 @@ class Procedure:
     `offers`: what techniques may read of its step; "terms" are named terms that can be differentiated. `makes`: the
     roles whose updates techniques may act on, by name or, where their number depends on the model, as a pattern such
     as "layer*". `divisible`: a step may be split into micro-batches or workers, because it updates each role once, by
-    a gradient that is a mean over samples.
+    by a gradient that is a mean over samples.
+
+    `uses`: the sections of the recipe that it needs; others are left out of the run. One without a model makes what
+    holds its solution (`make_model`). `inputs`, `outputs`: the kinds of task that it can work on (`Offer`); empty:
+    any. `brings_objective`: it makes its own loss where the task has none.
     """
 
     uses: ClassVar[tuple[str, ...]] = ("model", "optimizer")
+    inputs: ClassVar[tuple[str, ...]] = ()
+    outputs: ClassVar[tuple[str, ...]] = ()
+    brings_objective: ClassVar[bool] = False
     trains: ClassVar[bool] = True  # False: there are no steps; `act` is called once, before the final evaluation
     offers: ClassVar[tuple[str, ...]] = ("gradients", "output", "terms", "features")
     makes: ClassVar[tuple[str, ...]] = ("main",)
     divisible: ClassVar[bool] = True
     rewrites: ClassVar[bool] = False
     keeps_parameters: ClassVar[bool] = False
+
+    def offer(self, task: Task) -> Offer:
+        """What the recipe's model must do for it: a generator takes noise, a denoiser the time beside its input."""
+        return task.offer
+
+    def make_model(self, task: Task) -> nn.Module:
+        """Where it uses no model of the recipe's: the module whose parameters and buffers hold the solution.
+
+        It is saved, restored and watched for numbers that are not finite, as any model is.
+        """
+        raise NotImplementedError
+
+    def pace(self) -> dict[str, float]:
+        """How much of a counter one step takes, where every step takes the same: a budget in it is a number of steps
+        then, and schedules know how long the run is."""
+        return {}
 
     def prepare_model(self, run: Run, model: nn.Module) -> nn.Module:
         """The model to train, as the techniques left it, changed before any optimizer exists."""
@@ -665,8 +729,6 @@ class Decoder:
 
 
 # -- looking and searching ---------------------------------------------------------------------------------------------
-
-Figure = dict[str, Any]
 
 
 @dataclass

@@ -60,6 +60,8 @@ SECTIONS = (
     Section("budget", "", "Budget", "How long to train."),
 )
 BY_NAME = {section.name: section for section in SECTIONS}
+# Sections that a procedure may do without, and what it then does not name among what it uses.
+OPTIONAL = {"model": "model", "optimizer": "optimizer", "schedule": "optimizer"}
 PLANS = ("search", "study")  # the sections that make a recipe a plan of many runs, carried out as one sweep
 PHASES = "phases"  # stretches of the run, each with changes of its own to these sections: see `engine.phases`
 TOP: dict[str, type] = {"schema": int, "name": str, "notes": str, "seed": int}
@@ -275,7 +277,8 @@ class Recipe:
             else:
                 problems += self._check_section(BY_NAME[key], value, catalog)
         for section in SECTIONS:
-            if section.required and section.name not in self.document and not self._given(section.name):
+            given = section.name in self.document or self._given(section.name)
+            if section.required and not given and _takes(self.document, catalog, section.name):
                 choices = ", ".join(entry.id for entry in catalog.of_kind(section.kind))
                 sentence = f"the recipe has no [{section.name}]; name {a_kind(section.kind)}: {choices}."
                 problems.append(Problem(section.name, None, sentence))
@@ -289,6 +292,10 @@ class Recipe:
     def _given(self, section: str) -> bool:
         """Whether a section that is left out comes from elsewhere: the model of what training starts from."""
         return section == "model" and bool(self.get("training.start_from"))
+
+    def unused(self, catalog: Catalog) -> list[str]:
+        """The sections that the recipe's procedure needs none of; what stands there is kept, and takes no part."""
+        return [name for name in OPTIONAL if not _takes(self.document, catalog, name)]
 
     def _check_space(self, catalog: Catalog) -> list[Problem]:
         """Whatever a search varies must be a value that the recipe may have at that path."""
@@ -365,6 +372,8 @@ class Recipe:
                 default = catalog.default(section.kind)
                 if section.name in PLANS or self._given(section.name):
                     default = None
+                if not _takes(document, catalog, section.name):
+                    default = value = None
                 value = value or ({"use": default} if default else None)
                 filled[section.name] = fill_use(value, catalog) if value else None
         return filled
@@ -378,6 +387,14 @@ class Recipe:
             for path in paths
             if path not in ("name", "notes", "schema") and mine.get(path) != theirs.get(path)
         ]
+
+
+def _takes(document: Mapping[str, Any], catalog: Catalog, section: str) -> bool:
+    """Whether a recipe's procedure takes what a section says: some need no model, or no optimizer."""
+    procedure = document.get("procedure") or {}
+    id = procedure.get("use") if isinstance(procedure, Mapping) else None
+    entry = catalog.parts.get(id or catalog.default("procedure") or "")
+    return section not in OPTIONAL or entry is None or OPTIONAL[section] in entry.uses
 
 
 def flatten(document: Any, path: str = "") -> dict[str, Any]:

@@ -20,6 +20,7 @@ from engine.kit.calibration import norms_of
 from engine.parts import (
     Ask,
     Batch,
+    Procedure,
     Sampler,
     Schedule,
     Search,
@@ -38,7 +39,18 @@ from engine.recipe import Recipe
 from engine.settings import show
 from engine.training import live, phases, rules, sources, surgery
 from engine.training.carry import Carried, carry
-from engine.training.data import Columns, Sampled, Shuffled, Stream, metadata, set_apart
+from engine.training.data import (
+    Columns,
+    Endless,
+    Sampled,
+    Shuffled,
+    Stream,
+    epoch_of,
+    metadata,
+    set_apart,
+    some,
+    training_columns,
+)
 from engine.training.random import derive_seed, forked
 from engine.training.recorder import Memory, Recorder
 from engine.training.roles import AFTER, BEFORE
@@ -76,13 +88,19 @@ def filled(recipe: Recipe, catalog: Catalog | None = None) -> dict[str, Any]:
 
 def with_model(document: dict[str, Any]) -> dict[str, Any]:
     """A filled recipe whose model, where it names none, is that of the source that it starts from."""
-    if document["model"] is None:
+    if document["model"] is None and needs("model", document):
         text = document["training"]["start_from"]
         with refusing("training.start_from", text):
             document["model"] = dict(sources.source(text).recipe["model"])
         for phase in document["phases"]:
             phase["recipe"]["model"] = document["model"]
     return document
+
+
+def needs(section: str, document: Mapping[str, Any]) -> bool:
+    """Whether the procedure of a recipe needs a section that not every one does: a model, an optimizer."""
+    procedure: Any = registry.classes()[document["procedure"]["use"]]
+    return section in procedure.uses
 
 
 def build_task(document: Mapping[str, Any]) -> Task:
@@ -145,10 +163,21 @@ def refusing(where: str, value: Any) -> Iterator[None]:
 
 def sketch(document: Mapping[str, Any], task: Task) -> nn.Module:
     """The model without its numbers (on the meta device); with them where its constructor needs them."""
+    procedure: Procedure = _build("procedure", document["procedure"])
     with forked(torch.device("cpu")):
         with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
-            return _build("model", document["model"], task.offer)
-        return _build("model", document["model"], task.offer)
+            return _model(document, task, procedure)
+        return _model(document, task, procedure)
+
+
+def _model(document: Mapping[str, Any], task: Task, procedure: Procedure) -> nn.Module:
+    """The recipe's model, for what the procedure wants of it; or the one that the procedure makes."""
+    with refusing("procedure", info(procedure).id):
+        if "model" not in procedure.uses:
+            return procedure.make_model(task)
+        offer = procedure.offer(task)
+    model: nn.Module = _build("model", document["model"], offer)
+    return model
 
 
 def problems(document: Mapping[str, Any]) -> list[Problem]:
@@ -168,6 +197,9 @@ def clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy) -> list[P
     found = sources.problems(document) + _trainless(document)
     if found:
         return found
+    found = procedure_problems(document, task)
+    if found:
+        return found
     for path, use in _uses(document):
         cls: Any = registry.classes()[use["use"]]
         requires = getattr(cls, "requires", None)
@@ -184,7 +216,38 @@ def clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy) -> list[P
     found += _offers(document) + _outer(document, task) + _other_structure(document, task)
     found += live.problems(_uses(document)) + surgery.problems(_uses(document), anatomy)
     found += _decoder(document, task) + _normalization(document, anatomy)
-    return found + rules.problems(document, _uses(document), task.size("train"))
+    return found + rules.problems(document, _uses(document), task)
+
+
+def procedure_problems(document: Mapping[str, Any], task: Task) -> list[Problem]:
+    """Whether the procedure can work on the task: the kinds that it takes, and a loss that somebody brings."""
+    use = document["procedure"]["use"]
+    cls: Any = registry.classes()[use]
+    found = _kinds("procedure", use, cls, task)
+    if not found and not task.has_objective and not cls.brings_objective:
+        fitting = [
+            id
+            for id, other in registry.classes().items()
+            if getattr(other, "brings_objective", False) and not _kinds("procedure", id, other, task)
+        ]
+        sentence = (
+            f"{document['task']['use']} has no loss to descend, so {use} cannot train it; choose a procedure that "
+            f"brings its own: {_either(fitting)}."
+        )
+        found.append(Problem("procedure", use, sentence))
+    return found
+
+
+def _kinds(path: str, use: str, cls: Any, task: Task) -> list[Problem]:
+    """Whether a part takes what the task offers, and answers with what it wants."""
+    for takes, offered, what in (
+        (cls.inputs, task.offer.input, "takes"),
+        (cls.outputs, task.offer.output, "answers with"),
+    ):
+        if takes and offered not in takes:
+            sentence = f"it {what} {' or '.join(takes)}, but the task offers {offered}."
+            return [Problem(path, use, sentence)]
+    return []
 
 
 def _uses(document: Any, path: str = "") -> list[tuple[str, Mapping[str, Any]]]:
@@ -202,7 +265,7 @@ def _uses(document: Any, path: str = "") -> list[tuple[str, Mapping[str, Any]]]:
 def _lacking(task: Task, names: Iterable[str]) -> str:
     """Why a task cannot give these side inputs; empty where it can."""
     for split in Splits:
-        columns = task.columns(split)
+        columns = training_columns(task) if split == "train" else task.columns(split)
         there = [name.removeprefix("meta.") for name in columns if name.startswith("meta.")]
         missing = sorted(set(names).difference(there)) if columns else []
         if missing:
@@ -283,8 +346,11 @@ def _loss(document: Mapping[str, Any], task: Task) -> list[Problem]:
 
 def _needs(document: Mapping[str, Any], task: Task) -> list[Problem]:
     """The columns that parts read from a batch: the task must have them in its training split."""
-    there = metadata(task.split("train"))
+    there = metadata(training_columns(task))
     found = []
+    if document["sampler"] and task.stream != "rows":
+        sentence = f"{document['task']['use']} hands out its training samples itself; leave [sampler] out."
+        return [Problem("sampler", document["sampler"]["use"], sentence)]
     for path, use in _uses(document):
         cls: Any = registry.classes()[use["use"]]
         needs = _build(path, use).needs if issubclass(cls, Sampler) else getattr(cls, "needs", ())
@@ -317,7 +383,7 @@ def _features(document: Mapping[str, Any], anatomy: Anatomy) -> list[Problem]:
             reason = "" if isinstance(head, nn.Module) else "its answer comes from no head"
         except ValueError as error:
             reason = str(error).rstrip(".")
-    model = document["model"]["use"]
+    model = document["model"]["use"] if document["model"] else document["procedure"]["use"]
     sentence = f"it reads the features that the model's head takes, which {model} does not tell: {reason}."
     return [Problem(path, use["use"], sentence) for path, use in reading if reason]
 
@@ -360,7 +426,8 @@ def _other_structure(document: Mapping[str, Any], task: Task) -> list[Problem]:
     mine = document["model"]
     if theirs == mine:
         return []
-    shapes = [{n: t.shape for n, t in sketch({"model": use}, task).state_dict().items()} for use in (theirs, mine)]
+    sketches = [sketch({**document, "model": use}, task) for use in (theirs, mine)]
+    shapes = [{n: t.shape for n, t in model.state_dict().items()} for model in sketches]
     if shapes[0] == shapes[1]:  # they differ in what no weight depends on
         return []
     names = [n for n in {**theirs, **mine} if theirs.get(n) != mine.get(n)]
@@ -373,14 +440,7 @@ def _decoder(document: Mapping[str, Any], task: Task) -> list[Problem]:
     use = document.get("decoder")
     if not use:
         return []
-    cls: Any = registry.classes()[use["use"]]
-    found = []
-    for takes, offered in ((cls.inputs, task.offer.input), (cls.outputs, task.offer.output)):
-        if takes and offered not in takes:
-            what = "takes" if takes is cls.inputs else "answers with"
-            sentence = f"it {what} {' or '.join(takes)}, but the task offers {offered}."
-            found.append(Problem("decoder", use["use"], sentence))
-    return found
+    return _kinds("decoder", use["use"], registry.classes()[use["use"]], task)
 
 
 NO_STATISTICS = (
@@ -468,14 +528,14 @@ def _build_run(document: Mapping[str, Any], task: Task, recorder: Recorder, devi
     """The parts, and the model as the techniques prepare it."""
     values = live.values(_uses(document), device)
     parts = live.placed(document, values)
-    model = _build("model", parts["model"], task.offer)
-    techniques = build_techniques(parts)
     procedure = _build("procedure", parts["procedure"])
+    model = _model(parts, task, procedure)
+    techniques = build_techniques(parts)
     loss = _build("loss", parts["loss"]) if parts["loss"] else None
     decoder = _build("decoder", parts["decoder"]) if parts["decoder"] else None
     run = Run(document, task, model, procedure, techniques, loss, device, recorder, decoder)
     run.live = values
-    run.stream = stream(document, run.columns_of("train"), run.rng("data order"))
+    run.stream = stream(document, task, run.columns_of("train"), run.rng("data order"))
     run.workers = from_group(document["training"]["workers"], partial(run.count, "bytes-sent"))
     for i, technique in enumerate(techniques):
         with refusing(f"techniques.{i}", info(technique).id):
@@ -512,9 +572,11 @@ def fitting() -> Iterator[None]:
         raise CheckpointError(f"The checkpoint does not fit this recipe: {reason}") from None
 
 
-def stream(document: Mapping[str, Any], columns: Columns, generator: torch.Generator) -> Stream:
-    """The training batches: the sampler's, or each sample once an epoch in random order."""
+def stream(document: Mapping[str, Any], task: Task, columns: Columns, generator: torch.Generator) -> Stream:
+    """The training batches: the sampler's, or each sample once an epoch in random order, or the task's own."""
     size, use = document["training"]["batch_size"], document.get("sampler")
+    if task.stream != "rows":
+        return Endless(task, columns, size, generator)
     if not use:
         return Shuffled(columns, size, generator)
     sampler: Sampler = _build("sampler", use)
@@ -524,24 +586,35 @@ def stream(document: Mapping[str, Any], columns: Columns, generator: torch.Gener
 
 def batches_per_epoch(document: Mapping[str, Any], task: Task) -> int:
     """How many steps an epoch will have. Raises RecipeError where the sampler refuses the data."""
+    if task.stream != "rows":
+        return epoch_of(task)
     if not document.get("sampler"):
         return max(-(-task.size("train") // document["training"]["batch_size"]), 1)
     columns = Columns(task, "train", torch.device("cpu"))
-    return max(stream(document, columns, torch.Generator().manual_seed(document["seed"])).batches, 1)
+    return max(stream(document, task, columns, torch.Generator().manual_seed(document["seed"])).batches, 1)
 
 
 def steps_of(document: Mapping[str, Any], per_epoch: int) -> int | None:
     """Optimizer steps of a recipe, or of a phase: none where its procedure trains nothing."""
-    trains = getattr(registry.classes()[document["procedure"]["use"]], "trains", True)
-    return total_steps(document["budget"], per_epoch) if trains else 0
+    if not getattr(registry.classes()[document["procedure"]["use"]], "trains", True):
+        return 0
+    pace: dict[str, float] = {}
+    if document["budget"]["amount"]:
+        procedure: Procedure = _build("procedure", document["procedure"])
+        pace = procedure.pace()
+    return total_steps(document["budget"], per_epoch, pace)
 
 
-def total_steps(budget: Mapping[str, Any], per_epoch: int) -> int | None:
-    """Optimizer steps in all, None where only the clock ends the run."""
+def total_steps(budget: Mapping[str, Any], per_epoch: int, pace: Mapping[str, float] | None = None) -> int | None:
+    """Optimizer steps in all, None where only the clock ends the run, or a counter with no `pace` a step."""
     epochs = budget["epochs"]
-    if not (epochs or budget["steps"] or budget["seconds"]):
+    amount = budget.get("amount", 0.0)
+    each = (pace or {}).get(budget.get("count", ""), 0.0)
+    if not (epochs or budget["steps"] or budget["seconds"] or amount):
         epochs = DEFAULT_EPOCHS
     limits = [budget["steps"] or math.inf, round(epochs * per_epoch) if epochs else math.inf]
+    if amount and each:
+        limits.append(math.ceil(amount / each))
     least = min(limits)
     return max(int(least), 0) if least < math.inf else None
 
@@ -597,9 +670,14 @@ def _start_from_data(run: Run, carried: Carried) -> None:
     ]
     if not waiting:
         return
-    columns = run.columns_of("train")
-    stream = Shuffled(columns, run.recipe["training"]["batch_size"], run.rng("layers from data"))
-    batch: Batch = stream.next()
+    if run.procedure.offer(run.task) != run.task.offer:
+        paths = ", ".join(path for path, _ in waiting)
+        sentence = f"{paths} starts from training samples, and {info(run.procedure).id} gives the model something else."
+        raise RecipeError([Problem("model", run.recipe["model"]["use"], sentence)])
+    columns, size = run.columns_of("train"), run.recipe["training"]["batch_size"]
+    rng = run.rng("layers from data")
+    rows = run.task.stream == "rows"
+    batch: Batch = Shuffled(columns, size, rng).next() if rows else some(run.task, columns, size, rng)
     give_side(with_side(run.model), batch)
     hooks: dict[nn.Module, RemovableHandle] = {}
     for _, module in waiting:

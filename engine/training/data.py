@@ -26,6 +26,8 @@ def set_apart(task: Task, share: float, seed: int) -> None:
     task.apart = None
     if not share:
         return
+    if task.stream != "rows":
+        raise ValueError("Nothing can be kept apart of a task whose training samples are no stored rows.")
     if task.size("outer"):
         raise ValueError(
             f"The task keeps {task.size('outer')} samples apart for tuning; write outer = 0 here or in the task."
@@ -65,9 +67,7 @@ class Columns:
     def batch(self, rows: dict[str, Tensor], start: int, stop: int) -> Batch:
         """A batch of views into gathered rows."""
         cut = {name: tensor[start:stop] for name, tensor in rows.items()}
-        index, target, weight = cut.pop("index"), cut.pop("target", None), cut.pop("weight", None)
-        meta = {name[5:]: cut.pop(name) for name in list(cut) if name.startswith("meta.")}
-        return Batch(cut, target, index, self.split, weight, None, meta)
+        return batch_of(cut, self.split)
 
     def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         """All rows as they are stored."""
@@ -75,6 +75,19 @@ class Columns:
         rows = self.rows(None)
         for start in range(0, end, size):
             yield self.batch(rows, start, min(start + size, end))
+
+
+def batch_of(columns: dict[str, Tensor], split: str) -> Batch:
+    """A batch of whole columns, which hold "index" too."""
+    index, target = columns.pop("index"), columns.pop("target", None)
+    weight, mask = columns.pop("weight", None), columns.pop("mask", None)
+    meta = {name[5:]: columns.pop(name) for name in list(columns) if name.startswith("meta.")}
+    return Batch(columns, target, index, split, weight, mask, meta)
+
+
+def blank(device: torch.device, split: str = "train") -> Batch:
+    """The batch of a task without samples: it stands for the one problem that there is."""
+    return Batch({}, None, torch.zeros(1, dtype=torch.long, device=device), split)
 
 
 class Stream(Protocol):
@@ -212,6 +225,80 @@ class Sampled:
     def load(self, state: dict[str, Any]) -> None:
         self.epoch, self.taken = state["epoch"], state["taken"]
         restore(self.sampler, state["sampler"], self.columns.index.device)
+
+
+class Endless:
+    """The training stream of a task that draws its samples, hands out all of them at once, or has none.
+
+    What it draws comes from a generator among the run's streams, and is saved with them.
+    """
+
+    experience = 0
+    experience_ended = False
+
+    def __init__(self, task: Task, columns: Columns, batch_size: int, generator: torch.Generator):
+        self.task = task
+        self.columns = columns
+        self.batch_size = {"whole": columns.size, "none": 1}.get(task.stream, batch_size)
+        self.generator = generator
+        self.epoch = 0
+        self.taken = 0
+
+    @property
+    def batches(self) -> int:
+        return epoch_of(self.task)
+
+    @property
+    def at_epoch_end(self) -> bool:
+        return self.taken == self.batches
+
+    def next(self) -> Batch:
+        if self.at_epoch_end:
+            self.epoch, self.taken = self.epoch + 1, 0
+        number = self.epoch * self.batches + self.taken
+        self.taken += 1
+        if self.task.stream == "whole":
+            return self.columns.batch(self.columns.rows(None), 0, self.columns.size)
+        if self.task.stream == "none":
+            return blank(self.columns.index.device)
+        return drawn(self.task, self.batch_size, self.generator, number * self.batch_size)
+
+    def state(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "taken": self.taken}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.epoch, self.taken = state["epoch"], state["taken"]
+
+
+def epoch_of(task: Task) -> int:
+    """Steps that count as an epoch where no sampler and no shuffling decides on it."""
+    return 1 if task.stream == "whole" else max(task.epoch_steps, 1)
+
+
+def drawn(task: Task, size: int, rng: torch.Generator, first: int = 0) -> Batch:
+    """Fresh samples of a task that draws them; `first` counts those before them."""
+    columns = dict(task.draw(size, rng))
+    rows = len(next(iter(columns.values())))
+    return batch_of({**columns, "index": torch.arange(first, first + rows, device=rng.device)}, "train")
+
+
+def some(task: Task, columns: Columns, size: int, rng: torch.Generator) -> Batch:
+    """Some training samples, wherever the task has them from; `columns` are its training split's."""
+    if task.stream == "none":
+        return blank(columns.index.device)
+    if task.stream == "drawn":
+        return drawn(task, size, rng)
+    if task.stream == "whole":
+        return columns.batch(columns.rows(None), 0, columns.size)
+    order = torch.randperm(columns.size, generator=rng, device=rng.device)[:size].to(columns.index.device)
+    return columns.batch(columns.rows(order), 0, len(order))
+
+
+def training_columns(task: Task) -> dict[str, Tensor]:
+    """The columns of the training samples: all that are stored, or one that is drawn."""
+    if task.stream == "drawn":
+        return dict(task.draw(1, torch.Generator().manual_seed(0)))
+    return task.split("train")
 
 
 def metadata(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:

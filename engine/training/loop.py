@@ -36,6 +36,7 @@ from engine.workspace import Workspace
 LOOK_SECONDS = 0.1
 PAUSE_POLL = 0.05
 TRAIN_METRIC_ROWS = 1024
+FIGURES = 20  # of a kind that a task draws over a run
 
 
 @dataclass
@@ -91,6 +92,8 @@ class Trainer:
         self.run = run
         self.interval = round(run.recipe["training"]["evaluate_every"] * run.steps_per_epoch)
         self._began = run.seconds  # of training, before this phase
+        self._counted = dict(run.counts)  # what earlier phases used up
+        self._drawn: int | None = None  # the step of the newest figures
         self._stale = 0  # evaluations since the watched series last improved
         self._watched_best: float | None = None
         self._ended_early = False
@@ -137,16 +140,22 @@ class Trainer:
         run, share, seconds = self.run, self.run.course.share, self.run.recipe["budget"]["seconds"]
         if share == 1:
             return False
-        if self.last is not None and run.step >= self.last:
+        if (self.last is not None and run.step >= self.last) or self._used_up(share):
             return True
         return bool(seconds) and self._seconds() - self._began >= share * seconds
 
     def _over(self) -> bool:
         """Whether this phase is at its end; the whole run, where it has no phases."""
         run, budget = self.run, self.run.recipe["budget"]
-        if self._ended_early or (run.end is not None and run.step >= run.end):
+        if self._ended_early or run.finished or (run.end is not None and run.step >= run.end) or self._used_up():
             return True
         return bool(budget["seconds"]) and self._seconds() - self._began >= budget["seconds"]
+
+    def _used_up(self, share: float = 1.0) -> bool:
+        """Whether the phase has used up what its budget allows of the counter that it names."""
+        budget = self.run.recipe["budget"]
+        used = self.run.counts.get(budget["count"], 0) - self._counted.get(budget["count"], 0)
+        return bool(budget["amount"]) and used >= share * budget["amount"]
 
     def _seconds(self) -> float:
         """Seconds of training so far, pauses not counted."""
@@ -157,7 +166,8 @@ class Trainer:
         assert run.stream is not None
         batch = run.stream.next()
         run.before_step()
-        run.counts["samples"] += len(batch)
+        if batch.inputs:  # what stands for a task without samples is none
+            run.counts["samples"] += len(batch)
         for worker, part in run.workers.parts(batch) if len(batch) else ():  # a step without samples only counts
             run.worker = worker
             micros = _split(part, run.accumulate)
@@ -165,7 +175,7 @@ class Trainer:
                 run.share, run.last_micro = len(micro) / len(batch), number == len(micros) - 1
                 for hook in self._on_batch:
                     micro = hook(run, micro)
-                run.batch = micro
+                run.batch = micro = run.differentiable(micro)
                 run.give_side(micro)
                 run.procedure.step(run, micro)
                 if self._observe is not None:
@@ -178,11 +188,9 @@ class Trainer:
             run.step_loss = None
         self._log_rate()
         run.after_step()
-        if run.step % DETAIL_EVERY == 0:
-            for name, count in run.counts.items():
-                if count:
-                    run.log(f"count/{name}", count)
         run.step += 1
+        if run.step % DETAIL_EVERY == 0:
+            self._log_counts()
         if self._step_ends:
             self._call("on_step_end")
         epoch_ends, experience_ends = run.stream.at_epoch_end, run.stream.experience_ended
@@ -206,6 +214,12 @@ class Trainer:
         if run.step_loss is not None:
             run.step_loss = run.workers.sum([run.step_loss])[0]
         run.workers.align(run.model)
+
+    def _log_counts(self) -> None:
+        """What was used up until now: the axes on which runs of different kinds can be compared."""
+        for name, count in self.run.counts.items():
+            if count:
+                self.run.log(f"count/{name}", count)
 
     def _log_rate(self) -> None:
         for role in self.run.roles.values():
@@ -242,7 +256,7 @@ class Trainer:
         run, course = self.run, self.run.course
         self._flush()
         self._act()
-        if self.interval and self._evaluated != run.step and run.columns_of("val").size:
+        if self.interval and self._evaluated != run.step and run.has("val"):
             self._call("after_evaluation", self.evaluate())
         for technique in phases.leaving(run):
             if hasattr(technique, "on_end"):
@@ -340,8 +354,11 @@ class Trainer:
             run.log(name, value)
         for path, share in sparsity(run.model).items():
             run.log(f"sparsity/{path}" if path else "sparsity", share)
+        self._log_counts()
         for probe in self._probes("evaluation"):
             found |= self.look(probe)
+        if self._drawn is None or run.step - self._drawn >= (run.steps or run.step) / FIGURES:
+            self._draw()
         self._flush()
         self.metrics |= found | {n: v for n, v in run.recorder.last.items() if _tells_of_training(n)}
         self.sink.run(metrics=self.metrics, step=run.step, epoch=run.epoch)
@@ -349,6 +366,14 @@ class Trainer:
         self._watch(found)
         run.log("seconds/evaluation", time.perf_counter() - started)
         return found
+
+    def _draw(self) -> None:
+        """Stores what the task draws of the model's answers; once a step, and seldom enough to be looked through."""
+        if self._drawn == self.run.step:
+            return
+        for name, figure in self.run.figures().items():
+            self.sink.figure(self.run.recipe["task"]["use"], name, figure, self.run.step)
+        self._drawn = self.run.step
 
     def measure(self, split: str) -> dict[str, float]:
         """Every metric of a split, for every variant, and what the decoder cost."""
@@ -423,8 +448,11 @@ class Trainer:
             self.save()  # what follows belongs to this end, and not to a run that goes on from here
         self._act()
         self._call("on_end")
-        if run.columns_of("val").size:
+        if run.finished:
+            run.note(run.finished, kind="finished")
+        if run.has("val"):
             self.evaluate()
+        self._draw()
         test = self.measure("test")
         for name, value in test.items():
             run.log(name, value)
@@ -510,6 +538,9 @@ class Trainer:
                 "begin": run.begin,
                 "epochs": run.epochs_before,
                 "seconds": self._began,
+                "counts": self._counted,
+                "drawn": self._drawn,
+                "finished": run.finished,
                 "acted": self._acted,
                 "evaluated": self._evaluated,
             },
@@ -569,7 +600,9 @@ class Trainer:
         set_global_state(state["torch"], run.device)
         run.step, run.seconds = state["step"], state["seconds"]
         self._began, self._acted = phase["seconds"], phase["acted"] or run.procedure.trains
-        self._evaluated = phase.get("evaluated")
+        self._evaluated, self._drawn = phase.get("evaluated"), phase.get("drawn")
+        self._counted = dict(phase.get("counts", {}))
+        run.finished = "" if branch else phase.get("finished", "")
         if run.step > run.begin:  # layers are as they were in the last step, also for who only looks at the model
             at = run.progress
             run.tick(Progress(at.step - 1, at.steps, (at.step - 1) / run.steps_per_epoch))

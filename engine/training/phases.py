@@ -200,7 +200,7 @@ def _hand_on(old: Run, new: Run, state: Mapping[str, Any]) -> None:
     if new.stream is not None and _draws_alike(old, new):
         new.stream.load(state["stream"])
     else:  # a new epoch, its order from where the generator stands
-        new.stream = stream(new.recipe, new.columns_of("train"), new.rng("data order"))
+        new.stream = stream(new.recipe, new.task, new.columns_of("train"), new.rng("data order"))
     for key, saved in state["further"].items():
         split, _, name = key.partition("/")
         new.stream_of(split, name, saved["size"]).load(saved)
@@ -221,7 +221,7 @@ def _hand_on(old: Run, new: Run, state: Mapping[str, Any]) -> None:
 def _draws_alike(old: Run, new: Run) -> bool:
     """Whether a sampler goes on: what it has learned of the samples stays."""
     kept = [(run.recipe["sampler"], run.recipe["task"], run.recipe["training"]["batch_size"]) for run in (old, new)]
-    return kept[0] == kept[1] and bool(new.recipe["sampler"])
+    return kept[0] == kept[1] and bool(new.recipe["sampler"] or new.task.stream != "rows")
 
 
 def _ids(techniques: list[Any]) -> list[tuple[str, int]]:

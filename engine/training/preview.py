@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from engine import registry
+from engine.catalog import Catalog
 from engine.errors import Problem, RecipeError
-from engine.kit.anatomy import Anatomy, anatomy_of
+from engine.kit.anatomy import Anatomy, anatomy_of, example_input
 from engine.kit.cost import cost_of
-from engine.parts import Batch, Progress, Schedule, Splits, Task
+from engine.parts import Procedure, Progress, Schedule, Splits, Task
 from engine.recipe import BY_NAME, Recipe
 from engine.settings import fill_use
 from engine.training import phases
@@ -25,9 +26,11 @@ from engine.training.assemble import (
     clashes,
     enabled,
     planned,
+    procedure_problems,
     sketch,
     with_model,
 )
+from engine.training.data import Columns, some
 from engine.training.roles import order_of
 
 POINTS = 200
@@ -63,7 +66,11 @@ def preview(text: str) -> dict[str, Any]:
         "problems": [_problem(problem) for problem in found],
         "model": describe_model(model, task, document),
         "schedule": phases.curves_over(drawn, task, curves),
-        "data": {"splits": {s: task.size(s) for s in Splits if task.size(s)}, "figure": task.figure()},
+        "data": {
+            "stream": task.stream,
+            "splits": {s: task.size(s) for s in Splits if task.size(s)},
+            "figure": task.figure(),
+        },
         "order": order_of(build_techniques(document)),
         "runs": runs,
         "steps": steps,
@@ -110,6 +117,8 @@ def fits(text: str, section: str) -> dict[str, str]:
         return {}
     try:
         task = build_task(with_model(document))
+        if at.kind == "procedure":
+            return _fitting_procedures(document, task, catalog)
         anatomy = None if at.kind == "model" else anatomy_of(sketch(document, task))
         before = [] if anatomy is None else clashes(document, task, anatomy)
     except RecipeError:
@@ -124,6 +133,32 @@ def fits(text: str, section: str) -> dict[str, str]:
         if added:
             found[entry.id] = added[0].message
     return found
+
+
+def _fitting_procedures(document: Mapping[str, Any], task: Task, catalog: Catalog) -> dict[str, str]:
+    """Procedures are judged by what they say of tasks, and by the other parts where the model fits what they want of
+    it: the one that stands there may want another model."""
+    before = _clashes_beside(document, task)
+    found = {}
+    for entry in catalog.of_kind("procedure"):
+        if any(name not in entry.defaults() for name in entry.schema["required"]):
+            continue
+        trial = {**document, "procedure": fill_use({"use": entry.id}, catalog)}
+        added = procedure_problems(trial, task)
+        if not added:
+            problems = _clashes_beside(trial, task) or []
+            added = [p for p in problems if (p not in before if before is not None else p.path == "procedure")]
+        if added:
+            found[entry.id] = added[0].message
+    return found
+
+
+def _clashes_beside(document: Mapping[str, Any], task: Task) -> list[Problem] | None:
+    """What clashes with the procedure of a recipe; None where the model is not made for it."""
+    try:
+        return clashes(document, task, anatomy_of(sketch(document, task)))
+    except RecipeError:
+        return None
 
 
 def _clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy | None) -> list[Problem]:
@@ -150,7 +185,7 @@ def _problem(problem: Any) -> dict[str, Any]:
 def describe_model(model: nn.Module, task: Task, document: Mapping[str, Any]) -> dict[str, Any]:
     """Layers with their output shapes, parameters, multiply-adds of one sample (times two), and memory for a batch."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    cost = cost_of(model, *(tensor.to(device) for tensor in _one_sample(task).inputs.values()))
+    cost = cost_of(model, *_inputs(document, task, device))
     layers = [
         {
             "path": path,
@@ -173,10 +208,15 @@ def describe_model(model: nn.Module, task: Task, document: Mapping[str, Any]) ->
     }
 
 
-def _one_sample(task: Task) -> Batch:
-    from engine.training.data import Columns
-
-    return next(Columns(task, "train", torch.device("cpu")).in_order(1, 1))
+def _inputs(document: Mapping[str, Any], task: Task, device: torch.device) -> list[torch.Tensor]:
+    """What one sample brings the model: the task's, or what the procedure gives it instead."""
+    procedure: Procedure = registry.build(document["procedure"])
+    offer = procedure.offer(task)
+    if offer != task.offer:
+        return [example_input(offer, 1, device.type)]
+    cpu = torch.device("cpu")
+    batch = some(task, Columns(task, "train", cpu), 1, torch.Generator().manual_seed(0))
+    return [tensor.to(device) for tensor in batch.inputs.values()]
 
 
 def curves(document: Mapping[str, Any], steps: int, per_epoch: int) -> dict[str, Any]:

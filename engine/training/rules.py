@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import registry
 from engine.errors import Problem
-from engine.parts import info
+from engine.parts import Task, info
 from engine.training.roles import AFTER, BEFORE
 
 if TYPE_CHECKING:
@@ -20,13 +20,10 @@ Document = Mapping[str, Any]
 Use = Mapping[str, Any]
 
 
-def problems(document: Document, uses: list[tuple[str, Use]], samples: int) -> list[Problem]:
-    """What clashes in a filled recipe, by the declarations of its parts.
-
-    `uses` are all of them with their paths; `samples` are those of the training split.
-    """
+def problems(document: Document, uses: list[tuple[str, Use]], task: Task) -> list[Problem]:
+    """What clashes in a filled recipe, by the declarations of its parts; `uses` are all of them with their paths."""
     found = _bindings(document) + _owners(document) + _terms(document)
-    return found + _splitting(document, uses) + _sharing(document, samples)
+    return found + _splitting(document, uses, task) + _sharing(document, task)
 
 
 def notes(run: Run) -> list[str]:
@@ -106,7 +103,7 @@ def _terms(document: Document) -> list[Problem]:
     return found
 
 
-def _splitting(document: Document, uses: list[tuple[str, Use]]) -> list[Problem]:
+def _splitting(document: Document, uses: list[tuple[str, Use]], task: Task) -> list[Problem]:
     """A step may be split where its loss is a mean over samples and its update looks at the batch once."""
     found = []
     splits = {"accumulate": "micro-batches", "workers": "workers"}
@@ -114,7 +111,8 @@ def _splitting(document: Document, uses: list[tuple[str, Use]]) -> list[Problem]
         wanted = document["training"][name]
         if wanted == 1:
             continue
-        for why in _indivisible(uses):
+        whole = [f"{document['task']['use']} is handed out whole"] if task.stream in ("whole", "none") else []
+        for why in [*whole, *_indivisible(uses)]:
             sentence = f"{why}, so a step cannot be split into {pieces}; write {name} = 1."
             found.append(Problem(f"training.{name}", wanted, sentence))
     return found
@@ -134,12 +132,14 @@ def _indivisible(uses: list[tuple[str, Use]]) -> list[str]:
     return reasons
 
 
-def _sharing(document: Document, samples: int) -> list[Problem]:
+def _sharing(document: Document, task: Task) -> list[Problem]:
     """Every worker has at least one sample of every batch, and one sum of gradients."""
     training = document["training"]
-    workers, size = training["workers"], min(training["batch_size"], samples)
-    if workers == 1:
+    workers = training["workers"]
+    if workers == 1 or task.stream in ("whole", "none"):
         return []
+    samples = task.size("train") or training["batch_size"]
+    size = min(training["batch_size"], samples)
     found: list[Problem] = []
     if training["precision"] == "fp16":
         sentence = 'the gradients of workers are taken without the scaling that fp16 needs; write precision = "bf16".'

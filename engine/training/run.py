@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from engine.kit.masks import Masks
 from engine.parts import (
     Batch,
     Decoder,
+    Figure,
     Loss,
     Moves,
     Probe,
@@ -38,7 +40,7 @@ from engine.parts import (
 from engine.parts import named_modules_with as modules_with
 from engine.phases import Stage
 from engine.training import roles
-from engine.training.data import Columns, Shuffled, Stream
+from engine.training.data import Columns, Shuffled, Stream, some
 from engine.training.oracle import Oracle, total_of
 from engine.training.phases import Course
 from engine.training.random import Streams, derive_seed, forked, global_state
@@ -48,8 +50,8 @@ from engine.training.surgery import Structure
 from engine.training.workers import Workers
 
 DETAIL_EVERY = 10  # steps between points of series that cost more than a scalar that is there anyway
-# What a run counts, so that runs can be compared at equal cost: backward passes, training samples, passes that oracles
-# made through a model, and bytes that workers sent.
+# What every run counts, so that runs can be compared at equal cost: backward passes, training samples, passes that
+# oracles made through a model, and bytes that workers sent. Parts count what else there is, under names of their own.
 COUNTS = ("gradient-passes", "samples", "oracle-calls", "bytes-sent")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -104,6 +106,7 @@ class Run:
         self.stage: Stage
         self.seconds = 0.0
         self.step_loss: Tensor | None = None  # of the main role, or the sum over all where there is none
+        self.finished = ""  # why the run ends after this step, where a part has said so
         self.batch: Batch | None = None
         self.draw: dict[str, Tensor] | None = None
         self.stream: Stream | None = None
@@ -182,8 +185,22 @@ class Run:
         return self.further[key]
 
     def batches(self, split: str, size: int | None = None, limit: int | None = None) -> Iterator[Batch]:
-        """A split in its stored order."""
-        return self.columns_of(split).in_order(size or self.evaluation_batch, limit)
+        """A split in its stored order; the whole of it where the task hands it out whole."""
+        columns = self.columns_of(split)
+        if self.task.stream == "whole":
+            size, limit = max(columns.size, 1), None
+        return columns.in_order(size or self.evaluation_batch, limit)
+
+    def has(self, split: str) -> bool:
+        """Whether something can be measured of a split."""
+        return split in self.task.judges or self.columns_of(split).size > 0
+
+    def differentiable(self, batch: Batch) -> Batch:
+        """The batch with a gradient for the inputs by which the task differentiates."""
+        if not self.task.input_gradients:
+            return batch
+        wanted = {name: batch.inputs[name].detach().requires_grad_() for name in self.task.input_gradients}
+        return replace(batch, inputs={**batch.inputs, **wanted})
 
     # -- the step --------------------------------------------------------------------------------------------------
 
@@ -277,8 +294,17 @@ class Run:
                 self.log(f"{prefix}/term/{name}", term.detach().mean())
 
     def count(self, what: str, more: int = 1) -> None:
-        """Adds to one of the run's counters."""
-        self.counts[what] += more
+        """Adds to one of the run's counters; a new one begins at nothing."""
+        self.counts[what] = self.counts.get(what, 0) + more
+
+    def tell(self, objective: float | Tensor) -> None:
+        """The objective of a step that updates no role: what the log shows as its loss."""
+        value = objective.detach() if isinstance(objective, Tensor) else torch.tensor(objective, device=self.device)
+        self.step_loss = value if self.step_loss is None else self.step_loss + value
+
+    def finish(self, reason: str) -> None:
+        """Ends the run after this step, because there is nothing left to do; `reason` is a sentence for the log."""
+        self.finished = reason
 
     def add_role(
         self, name: str, module: nn.Module, optimizer: Any = None, schedule: Any = None, but: Sequence[Tensor] = ()
@@ -444,11 +470,15 @@ class Run:
     def _calibration_batches(self) -> Iterator[Batch]:
         """The same whole training batches each time, drawn at random once."""
         columns, size = self.columns_of("train"), self.recipe["training"]["batch_size"]
+        count = self.recipe["training"]["calibration_batches"]
         rng = torch.Generator(self.device)
         rng.manual_seed(derive_seed(self.seed, "calibration"))
+        if self.task.stream != "rows":
+            yield from (some(self.task, columns, size, rng) for _ in range(count if self.task.stream == "drawn" else 1))
+            return
         rows = columns.rows(torch.randperm(columns.size, generator=rng, device=self.device))
         size = min(size, columns.size)
-        for number in range(min(self.recipe["training"]["calibration_batches"], columns.size // size)):
+        for number in range(min(count, columns.size // size)):
             yield columns.batch(rows, number * size, (number + 1) * size)
 
     def _guarded(self, answer: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
@@ -476,33 +506,51 @@ class Run:
         return _evaluating(self)
 
     def evaluate(self, split: str, variant: str | None = None, limit: int | None = None) -> dict[str, float]:
-        """The mean of every metric over a split, and the mean objective as "loss"."""
+        """The mean of every metric over a split, the mean objective as "loss", and what the task judges by itself."""
         sums: dict[str, Tensor] = {}
         answers: list[Any] = []
         count = 0
         with self.answering(variant) as answer:
             for batch in self.batches(split, limit=limit):
-                output = answer(batch)
+                with torch.set_grad_enabled(bool(self.task.input_gradients)):
+                    batch = self.differentiable(batch)
+                    output = answer(batch)
+                    measured = self.measured(output, batch)
                 if self.task.collects:
                     answers.append(output)
-                for name, value in self.measured(output, batch).items():
-                    total = value.double().sum() if value.dim() else value.double() * len(batch)
+                for name, value in measured.items():
+                    value = value.detach().double()
+                    total = value.sum() if value.dim() else value * len(batch)
                     sums[name] = sums[name] + total if name in sums else total
                 count += len(batch)
+            judged = self.task.judge(split, answer, self._judging(split)) if split in self.task.judges else {}
         if not count:
-            return {}
+            return judged
         found = {name: total / count for name, total in sums.items()}
         if answers:
             found |= self.task.overall(_joined(answers), next(self.batches(split, count, count)))
         numbers = torch.stack(list(found.values())).tolist() if found else []
-        return self.task.summary(dict(zip(found, numbers, strict=True)))
+        return self.task.summary(dict(zip(found, numbers, strict=True))) | judged
 
     def measured(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         """The task's metrics of an answer, and its objective as "loss"."""
         measured = self.task.metrics(output, batch)
+        if not self.task.has_objective:
+            return measured
         for name, term in self.task.objective(output, batch).items():
             measured["loss" if name == "task" else name] = term
         return measured
+
+    def figures(self) -> dict[str, Figure]:
+        """What the task draws of the trained model's answers."""
+        if type(self.task).figures is Task.figures:
+            return {}
+        with self.answering() as answer:
+            return self.task.figures(answer, self._judging("figures"))
+
+    def _judging(self, what: str) -> torch.Generator:
+        rng = torch.Generator(self.device)
+        return rng.manual_seed(derive_seed(self.seed, f"judge/{what}"))
 
     # -- the log ---------------------------------------------------------------------------------------------------
 
@@ -576,6 +624,9 @@ class Run:
         """Compiles the model's forward pass; the first failure goes back to eager with a message."""
         layers = (module for module in self.model.modules() if is_part(module))
         parts = [self.procedure, *self.techniques, *layers]
+        if self.task.input_gradients:
+            self.note("Not compiled: the task differentiates the answer by its inputs a second time.", "warning")
+            return
         forbidding = [info(part).id for part in parts if info(part).graph == "never"]
         if forbidding:
             self.note(f"Not compiled: {', '.join(forbidding)} changes the model as it runs.", "warning")

@@ -63,10 +63,15 @@ class Budget:
         epochs: Passes over the training split; 0 sets no limit.
         steps: Optimizer steps; 0 sets no limit.
         seconds: Seconds of training; 0 sets no limit. A run that ends by the clock is not reproducible bit for bit.
+        amount: How much of what `count` names may be used up; 0 sets no limit.
+        count: What the amount counts: gradient-passes, samples, oracle-calls, environment-steps, evaluations, tokens,
+            bytes-sent, or whatever else the parts of the run count.
         share: The part of the budget after which the run ends, able to go on; schedules span the whole budget.
     """
 
     epochs: NonNegative = 0.0
     steps: Whole = 0
     seconds: NonNegative = 0.0
+    amount: NonNegative = 0.0
+    count: str = "gradient-passes"
     share: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from engine.parts import Batch, Transform, Transformed, give_side, info, with_side
 from engine.training import checkpoint
+from engine.training.data import some
 from engine.training.measure import byte_count, parameter_count
 from engine.training.random import derive_seed, forked
 from engine.training.run import Run
@@ -71,9 +72,10 @@ class Chain:
 
     def _compare(self, after: nn.Module) -> dict[str, float]:
         run, before = self.run, self.model
-        split = next(s for s in (*SPLITS, "train") if run.columns_of(s).size)
+        split = next((s for s in (*SPLITS, "train") if run.columns_of(s).size), "")
+        batches = list(run.batches(split)) if split else [sample_of(run, run.evaluation_batch)]
         found: dict[str, float] = {}
-        found["error"], scale = difference(before, after, list(run.batches(split)))
+        found["error"], scale = difference(before, after, batches)
         found["error_relative"] = found["error"] / scale if scale else found["error"]
         found["parameters_before"], found["parameters_after"] = parameter_count(before), parameter_count(after)
         for each in SPLITS:
@@ -81,8 +83,8 @@ class Chain:
                 with run.serving(model):
                     measured = run.evaluate(each)
                 found |= {f"{each}/{name}_{when}": value for name, value in measured.items()}
-        batch = next(run.batches(split))
-        one = next(run.batches(split, size=1))
+        batch = batches[0]
+        one = batch if run.task.stream in ("whole", "none") else batch.cut(slice(0, 1))
         for size, inputs in (("one", one), ("batch", batch)):
             slow, fast = seconds(before, after, inputs)
             found[f"seconds_{size}_before"], found[f"seconds_{size}_after"] = slow, fast
@@ -92,10 +94,8 @@ class Chain:
 
 def sample_of(run: Run, rows: int) -> Batch:
     """Some training samples, the same for each transform of a run."""
-    columns = run.columns_of("train")
     rng = torch.Generator().manual_seed(derive_seed(run.seed, "transform sample"))
-    order = torch.randperm(columns.size, generator=rng)[:rows].to(run.device)
-    return columns.batch(columns.rows(order), 0, len(order))
+    return some(run.task, run.columns_of("train"), rows, rng)
 
 
 @torch.no_grad()
