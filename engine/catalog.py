@@ -65,7 +65,8 @@ class Entry:
     nondeterministic: str = ""
     lr: str = "external"
     roles: list[str] = field(default_factory=list)
-    uses: list[str] = field(default_factory=list)  # of a procedure: what it needs of a recipe that not every one does
+    # Of a procedure: what it needs of a recipe that not every one does.
+    uses: list[str] = field(default_factory=lambda: ["model", "optimizer"])
     file: str = ""
 
     @classmethod

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 import engine.methods
 from engine.catalog import Catalog, Entry
 from engine.errors import AthanorError
-from engine.parts import GIVEN, Layer, Schedule, Value, info
+from engine.parts import GIVEN, Layer, Procedure, Schedule, Value, info
 from engine.settings import RESERVED, unwrapped
 from engine.training import sources
 from engine.training.settings import Budget, Training
@@ -161,7 +161,7 @@ def entry_of(cls: type) -> Entry:
         nondeterministic=said.nondeterministic,
         lr=said.lr,
         roles=list(said.roles),
-        uses=list(getattr(cls, "uses", ())),
+        uses=list(getattr(cls, "uses", Procedure.uses)),
         file=str(source.relative_to(ROOT.parent.parent)) if source.is_relative_to(ROOT.parent.parent) else str(source),
         **_card(cls.__doc__ or ""),
     )
