@@ -94,6 +94,7 @@ class Trainer:
         self._began = run.seconds  # of training, before this phase
         self._counted = dict(run.counts)  # what earlier phases used up
         self._drawn: int | None = None  # the step of the newest figures
+        self._logged: int | None = None  # and that of the newest counts
         self._stale = 0  # evaluations since the watched series last improved
         self._watched_best: float | None = None
         self._ended_early = False
@@ -217,6 +218,9 @@ class Trainer:
 
     def _log_counts(self) -> None:
         """What was used up until now: the axes on which runs of different kinds can be compared."""
+        if self._logged == self.run.step:
+            return
+        self._logged = self.run.step
         for name, count in self.run.counts.items():
             if count:
                 self.run.log(f"count/{name}", count)
@@ -447,6 +451,7 @@ class Trainer:
         if may_go_on:
             self.save()  # what follows belongs to this end, and not to a run that goes on from here
         self._act()
+        self._log_counts()
         self._call("on_end")
         if run.finished:
             run.note(run.finished, kind="finished")
@@ -540,6 +545,7 @@ class Trainer:
                 "seconds": self._began,
                 "counts": self._counted,
                 "drawn": self._drawn,
+                "logged": self._logged,
                 "finished": run.finished,
                 "acted": self._acted,
                 "evaluated": self._evaluated,
@@ -600,7 +606,7 @@ class Trainer:
         set_global_state(state["torch"], run.device)
         run.step, run.seconds = state["step"], state["seconds"]
         self._began, self._acted = phase["seconds"], phase["acted"] or run.procedure.trains
-        self._evaluated, self._drawn = phase.get("evaluated"), phase.get("drawn")
+        self._evaluated, self._drawn, self._logged = (phase.get(name) for name in ("evaluated", "drawn", "logged"))
         self._counted = dict(phase.get("counts", {}))
         run.finished = "" if branch else phase.get("finished", "")
         if run.step > run.begin:  # layers are as they were in the last step, also for who only looks at the model

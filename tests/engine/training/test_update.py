@@ -248,7 +248,7 @@ def test_what_a_run_costs_is_counted_logged_and_kept(tmp_path: Path) -> None:
     assert run.counts["gradient-passes"] == 24 and run.counts["oracle-calls"] == 3 * 24
     assert outcome.metrics["count/samples"] == run.counts["samples"] == 2 * 84, "two epochs"
     steps, values = log.points["count/oracle-calls"]
-    assert steps == [0, 10] and values == [6, 66]
+    assert steps == [6, 10, 12] and values == [36, 60, 72]
     assert "count/bytes-sent" not in log.points, "what is never used makes no series"
     again, _ = ready(techniques=[attack], training={"batch_size": 16, "accumulate": 2})
     state = checkpoint.newest(tmp_path)
