@@ -312,6 +312,9 @@ class Layer(nn.Module):
         init_from(*inputs)    called once, with what the first training batch brings it, before the optimizer exists
         tick(progress)        called before each optimizer step (not before each micro-batch), and once more with the
                               last step's progress after a checkpoint was loaded: the same progress must mean the same
+        observe(batch, losses)
+                              called after each training (micro-)batch with what came of it: the objective of each
+                              sample (shape [B], detached), or None where there is none
         aux_loss()            a scalar that is added to the training loss under the name layer:PATH, or None
         measures()            {name: scalar} that the log shows as layer/PATH/NAME, read after a training step
         side(**tensors)       called before each forward pass, in training and evaluation, with the batch's metadata
@@ -552,6 +555,7 @@ class Technique:
 
         on_batch(run, batch) -> batch                  before the step, on the training (micro-)batch
         on_terms(run, terms, output, batch) -> terms   the loss terms of a training step, still named
+        observe(run, batch, losses)                    after each (micro-)batch: what came of it, as for samplers
         on_step_end(run)                               after a step, when no update is under way: time for surgery
         on_experience_end(run)                         after an experience's last step, where the data come in such
         on_epoch_end(run)                              after an epoch's last step, before its evaluation

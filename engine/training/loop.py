@@ -102,8 +102,9 @@ class Trainer:
         self._evaluated: int | None = None  # the step of the last evaluation
         self._due = run.course.due(run)
         self._on_batch = [t.on_batch for t in run.techniques if hasattr(t, "on_batch")]
-        self._observe = getattr(getattr(run.stream, "sampler", None), "observe", None)
-        run.keep_losses = self._observe is not None
+        told: list[Any] = [getattr(run.stream, "sampler", None), *run.techniques]
+        self._observe = [part.observe for part in told if hasattr(part, "observe")]
+        run.keep_losses = bool(self._observe)
         self._step_ends = any(hasattr(part, "on_step_end") for part in (*run.techniques, *self._optimizers()))
 
     # -- the whole run ---------------------------------------------------------------------------------------------
@@ -179,9 +180,8 @@ class Trainer:
                 run.batch = micro = run.differentiable(micro)
                 run.give_side(micro)
                 run.procedure.step(run, micro)
-                if self._observe is not None:
-                    self._observe(run, micro, run.losses)
-                    run.losses = None
+                if self._observe or run.observing:
+                    self._tell(micro)
         if run.workers.processes > 1:
             self._agree()
         if run.step_loss is not None:
@@ -208,6 +208,15 @@ class Trainer:
             self._keep_moment()
         if time.perf_counter() - self._looked > LOOK_SECONDS:
             self._look_up()
+
+    def _tell(self, batch: Batch) -> None:
+        """Tells whoever observes the training what came of a (micro-)batch."""
+        run = self.run
+        for module in run.observing:
+            module.observe(batch, run.losses)
+        for observe in self._observe:
+            observe(run, batch, run.losses)
+        run.losses = None
 
     def _agree(self) -> None:
         """What the processes of a run share beside the gradients: the loss of the whole step, and statistics."""

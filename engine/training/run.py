@@ -114,7 +114,7 @@ class Run:
         self.live: dict[str, Value] = {}  # the settings that a part of this run learns, by path
         self.default_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None
         self.default_schedule: Callable[[], Schedule | None] = lambda: None
-        self.losses: Tensor | None = None  # of the (micro-)batch's samples, where the sampler observes them
+        self.losses: Tensor | None = None  # of the (micro-)batch's samples, where somebody observes them
         self.keep_losses = False
         self._columns: dict[str, Columns] = {}
         self._entered: dict[str, Tensor] = {}  # the head, in the last forward pass
@@ -124,6 +124,7 @@ class Run:
         self._watching: list[Callable[..., None]] = []
         self._on_terms: list[Callable[..., Terms]] = []
         self._aux: list[tuple[str, nn.Module]] = []
+        self.observing: list[Any] = []  # the modules that are told what came of a batch
         self._ticking: list[Any] = []
         self._side: list[nn.Module] = []
         self._measuring: list[tuple[str, nn.Module]] = []
@@ -278,7 +279,7 @@ class Run:
         weights want it so); `alone` leaves the others no gradients.
         """
         player = self.roles[role]
-        if self.keep_losses:
+        if self.keep_losses or self.observing:
             each = [term.detach() for term in terms.values() if term.dim() == 1]
             self.losses = torch.stack(each).sum(0) if each else None
         weight = self.batch.weight if self.batch is not None else None
@@ -585,6 +586,7 @@ class Run:
         self._measuring = modules_with(self.model, "measures")
         whole = nn.ModuleList([self.model, *(role.module for role in self.roles.values())])
         self._ticking = [module.tick for _, module in modules_with(whole, "tick")]
+        self.observing = [module for _, module in modules_with(whole, "observe")]
         self._side = with_side(whole)
         self._values = [
             (f"value/{info(t).id}.{name}", value) for t in self.techniques for name, value in t.values().items()

@@ -63,6 +63,10 @@ class Diary(Technique):
         self.calls.append(f"batch {len(batch)}")
         return batch
 
+    def observe(self, run: Run, batch: Batch, losses: Tensor | None) -> None:
+        assert losses is not None and losses.shape == batch.index.shape and not losses.requires_grad
+        self.calls.append(f"observe {len(batch)}")
+
     def on_experience_end(self, run: Run) -> None:
         self.calls.append(f"experience {run.stream.experience} ends at {run.step}")  # type: ignore[union-attr]
 
@@ -201,8 +205,10 @@ def test_a_step_without_samples_counts_and_updates_nothing() -> None:
 def test_the_loop_tells_epochs_and_experiences_apart() -> None:
     run, _ = trained(sampler={"use": "uneven"}, techniques=[{"use": "diary"}])
     assert run.techniques[0].calls == [  # type: ignore[attr-defined]
-        "batch 5", "experience 0 ends at 2", "evaluation", "batch 3", "epoch ends at 3", "evaluation",
-        "batch 5", "experience 1 ends at 4", "evaluation", "batch 3", "experience 2 ends at 6", "epoch ends at 6",
+        "batch 5", "observe 5", "experience 0 ends at 2", "evaluation",
+        "batch 3", "observe 3", "epoch ends at 3", "evaluation",
+        "batch 5", "observe 5", "experience 1 ends at 4", "evaluation",
+        "batch 3", "observe 3", "experience 2 ends at 6", "epoch ends at 6",
     ]  # fmt: skip
     assert run.steps_per_epoch == 3
 

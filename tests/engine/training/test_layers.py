@@ -14,7 +14,7 @@ from engine import registry
 from engine.errors import RecipeError
 from engine.kit.anatomy import Site
 from engine.kit.supervised import Supervised
-from engine.parts import Layer, Model, Offer, Progress, info, layer, model, task
+from engine.parts import Batch, Layer, Model, Offer, Progress, info, layer, model, task
 from engine.recipe import Recipe, merge
 from engine.training import checkpoint
 from engine.training.assemble import assemble, filled, problems
@@ -64,6 +64,9 @@ class Spy(Layer):
 
     def aux_loss(self) -> Tensor | None:
         return self._loss
+
+    def observe(self, batch: Batch, losses: Tensor | None) -> None:
+        self.seen.append(("observe", batch, losses))
 
     def init_from(self, x: Tensor) -> None:
         self.seen.append(("init", self.training, x.detach().clone()))
@@ -178,6 +181,20 @@ def test_it_ticks_once_an_optimizer_step(patch: dict[str, Any], accumulate: int)
     made = trainer(**patch, training={"accumulate": accumulate})
     made.train()
     assert only(made, Spy).told("tick") == [[step, 4] for step in range(4)]
+
+
+@PLACES
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_it_is_told_what_came_of_each_sample(patch: dict[str, Any], accumulate: int) -> None:
+    made = trainer(**patch, training={"accumulate": accumulate}, optimizer={"lr": 1e-12})
+    made.train()
+    spy = only(made, Spy)
+    told = spy.told("observe")
+    assert len(told) == 4 * accumulate and sum(len(batch) for batch, _ in told) == 80
+    for batch, losses in told:
+        expected = made.run.task.objective(made.run.predict(batch), batch)["task"]
+        assert not losses.requires_grad
+        torch.testing.assert_close(losses, expected)
 
 
 @PLACES
