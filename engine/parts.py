@@ -217,8 +217,10 @@ class Task:
     stands for the one problem that there is. In the last two `epoch_steps` steps count as an epoch.
 
     `judges` names the splits of which `judge` measures what no row tells: the return of episodes, the distance of
-    generated samples, the error of a solution. `input_gradients` names the inputs by which the objective
-    differentiates the answer (a residual): they require a gradient, in training and where the objective is measured.
+    generated samples, the error of a solution. Where there is nothing else to measure, `by_row` is False: stored rows
+    are then not answered one by one, and are there for whoever wants to look at them. `input_gradients` names the
+    inputs by which the objective differentiates the answer (a residual): they require a gradient, in training and where
+    the objective is measured.
     """
 
     offer: Offer
@@ -230,6 +232,7 @@ class Task:
     stream: str = "rows"
     epoch_steps: int = 100
     judges: tuple[str, ...] = ()
+    by_row: bool = True
     input_gradients: tuple[str, ...] = ()
     apart: Mapping[str, Tensor] | None = None  # rows of the stored training split by the split that they are for
 
@@ -629,6 +632,10 @@ class Procedure:
     roles whose updates techniques may act on, by name or, where their number depends on the model, as a pattern such
     as "layer*". `divisible`: a step may be split into micro-batches or workers, because it updates each role once, by
     by a gradient that is a mean over samples.
+
+    It may have the hooks that techniques have outside of the update (`on_step_end` to `on_end`, see `Technique`), and
+    `project(run, role)`, which is called for every role at that position, after those of techniques: what it makes of
+    the weights holds after each step.
 
     `uses`: the sections of the recipe that it needs; others are left out of the run. One without a model makes what
     holds its solution (`make_model`). `inputs`, `outputs`: the kinds of task that it can work on (`Offer`); empty:

@@ -105,7 +105,8 @@ class Trainer:
         told: list[Any] = [getattr(run.stream, "sampler", None), *run.techniques]
         self._observe = [part.observe for part in told if hasattr(part, "observe")]
         run.keep_losses = bool(self._observe)
-        self._step_ends = any(hasattr(part, "on_step_end") for part in (*run.techniques, *self._optimizers()))
+        hooked = (run.procedure, *run.techniques, *self._optimizers())
+        self._step_ends = any(hasattr(part, "on_step_end") for part in hooked)
 
     # -- the whole run ---------------------------------------------------------------------------------------------
 
@@ -247,8 +248,8 @@ class Trainer:
             method = getattr(role.optimizer, hook, None)
             if method is not None:
                 method(self.run, role)
-        for technique in self.run.techniques:
-            method = getattr(technique, hook, None)
+        for part in (self.run.procedure, *self.run.techniques):
+            method = getattr(part, hook, None)
             if method is not None:
                 method(self.run, *arguments)
 
@@ -271,9 +272,9 @@ class Trainer:
         self._act()
         if self.interval and self._evaluated != run.step and run.has("val"):
             self._call("after_evaluation", self.evaluate())
-        for technique in phases.leaving(run):
-            if hasattr(technique, "on_end"):
-                technique.on_end(run)
+        for part in phases.leaving(run):
+            if hasattr(part, "on_end"):
+                part.on_end(run)
         if course.wants_last(run.stage):
             course.keep(run.stage, "last", self.state())
         seconds = self._seconds()
@@ -391,17 +392,12 @@ class Trainer:
     def measure(self, split: str) -> dict[str, float]:
         """Every metric of a split, for every variant, and what the decoder cost."""
         run = self.run
-        before = run.calls
+        before = run.calls, run.asked
         found = {f"{split}/{name}": value for name, value in run.evaluate(split).items()}
         for variant in run.variants():
             found |= {f"{split}@{variant}/{name}": value for name, value in run.evaluate(split, variant).items()}
-        return found | self._calls(split, run.calls - before)
-
-    def _calls(self, split: str, calls: int) -> dict[str, float]:
-        """Model calls a sample of the evaluations that were just made, where a decoder decides on them."""
-        run = self.run
-        samples = run.columns_of(split).size * (1 + len(run.variants()))
-        return {"decoder/calls": calls / samples} if run.decoder is not None and samples else {}
+        calls, asked = run.calls - before[0], run.asked - before[1]
+        return found | ({"decoder/calls": calls / asked} if run.decoder is not None and asked else {})
 
     def _keep_best(self, found: Mapping[str, float]) -> None:
         name, goal = self.run.task.metric

@@ -231,11 +231,12 @@ def _ids(techniques: list[Any]) -> list[tuple[str, int]]:
 
 
 def leaving(run: Run) -> list[Any]:
-    """The techniques that do not go on in the next phase."""
-    following = run.course.stages[run.stage.index + 1].document["techniques"]
-    kept = [use["use"] for use in following if use.get("enabled", True)]
+    """The techniques, and the procedure, that do not go on in the next phase."""
+    following = run.course.stages[run.stage.index + 1].document
+    kept = [use["use"] for use in following["techniques"] if use.get("enabled", True)]
     numbered = [(id, kept[:i].count(id)) for i, id in enumerate(kept)]
-    return [t for id, t in zip(_ids(run.techniques), run.techniques, strict=True) if id not in numbered]
+    ended = [t for id, t in zip(_ids(run.techniques), run.techniques, strict=True) if id not in numbered]
+    return ended if following["procedure"]["use"] == info(run.procedure).id else [run.procedure, *ended]
 
 
 def _hand_on_optimizers(old: Run, new: Run, state: Mapping[str, Any]) -> None:

@@ -147,8 +147,9 @@ class Role:
         self.lr = self.optimizer.param_groups[0]["lr"]
 
 
-def collect_hooks(role: Role, techniques: list[Any]) -> None:
-    """The update's hooks of a role, by position; recipe order decides inside a position.
+def collect_hooks(role: Role, techniques: list[Any], procedure: Any = None) -> None:
+    """The update's hooks of a role, by position; recipe order decides inside a position. A procedure's `project` comes
+    after those of techniques.
 
     What combines the gradients of the terms comes first in its position: it makes the gradient that others change.
     """
@@ -162,6 +163,8 @@ def collect_hooks(role: Role, techniques: list[Any]) -> None:
         if position == "remask":
             role.after.append(_remask)
         role.after += [getattr(t, position) for t in bound if hasattr(t, position)]
+        if position == "project" and hasattr(procedure, position):
+            role.after.append(procedure.project)
 
 
 def _remask(run: Run, role: Role) -> None:

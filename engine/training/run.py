@@ -40,7 +40,7 @@ from engine.parts import (
 from engine.parts import named_modules_with as modules_with
 from engine.phases import Stage
 from engine.training import roles
-from engine.training.data import Columns, Shuffled, Stream, some
+from engine.training.data import Columns, Endless, Shuffled, Stream, some
 from engine.training.oracle import Oracle, total_of
 from engine.training.phases import Course
 from engine.training.random import Streams, derive_seed, forked, global_state
@@ -93,6 +93,7 @@ class Run:
         self.precision: str = training["precision"]
         self.evaluation_batch: int = training["evaluation_batch"]
         self.normalization: str = training["normalization"]
+        self.asked = 0  # samples that were to be answered, over all evaluations
         self.calls = 0  # samples that the model itself was asked for, over all evaluations
         self.roles: dict[str, Role] = {}
         self.masks = Masks(lambda: self.model)
@@ -110,7 +111,7 @@ class Run:
         self.batch: Batch | None = None
         self.draw: dict[str, Tensor] | None = None
         self.stream: Stream | None = None
-        self.further: dict[str, Shuffled] = {}
+        self.further: dict[str, Stream] = {}
         self.live: dict[str, Value] = {}  # the settings that a part of this run learns, by path
         self.default_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None
         self.default_schedule: Callable[[], Schedule | None] = lambda: None
@@ -170,8 +171,9 @@ class Run:
         """A split's tensors on the device, one row a sample."""
         return self.columns_of(split).tensors
 
-    def stream_of(self, split: str, name: str = "", size: int | None = None) -> Shuffled:
-        """A further stream of a split's batches, shuffled anew each epoch, beside the one that the loop trains on.
+    def stream_of(self, split: str, name: str = "", size: int | None = None) -> Stream:
+        """A further stream of a split's batches, shuffled anew each epoch, beside the one that the loop trains on; of
+        the training samples, as the task hands them out, where they are no rows.
 
         Each `name` (a part's id) has a stream of its own, with its own generator; asking again gives the same one.
         Checkpoints hold it: a resumed run goes on with the batch that would have come.
@@ -179,10 +181,13 @@ class Run:
         key = f"{split}/{name}"
         if key not in self.further:
             columns = self.columns_of(split)
-            if not columns.size:
+            batch_size, rng = size or self.recipe["training"]["batch_size"], self.rng(f"data order/{key}")
+            if split == "train" and self.task.stream != "rows":
+                self.further[key] = Endless(self.task, columns, batch_size, rng)
+            elif columns.size:
+                self.further[key] = Shuffled(columns, batch_size, rng)
+            else:
                 raise AthanorError(f"The task has no samples in the split {split!r}, so nothing can be drawn from it.")
-            batch_size = size or self.recipe["training"]["batch_size"]
-            self.further[key] = Shuffled(columns, batch_size, self.rng(f"data order/{key}"))
         return self.further[key]
 
     def batches(self, split: str, size: int | None = None, limit: int | None = None) -> Iterator[Batch]:
@@ -231,11 +236,14 @@ class Run:
             return self.loss(output, batch, self.features)  # type: ignore[call-arg]
         return self.loss(output, batch)
 
-    def terms(self, output: Any, batch: Batch) -> Terms:
-        """All terms of a training step, named: the objective, the layers' own, and what techniques add or change."""
+    def terms(self, output: Any, batch: Batch, own: Terms | None = None) -> Terms:
+        """All terms of a training step, named: the objective, the layers' own, and what techniques add or change.
+
+        `own` are the terms of a procedure that brings its objective, in the place of the recipe's.
+        """
         if self.precision != "fp32":
             output = _to_fp32(output)
-        terms = {**self.objective(output, batch), **self._layer_terms()}
+        terms = {**(self.objective(output, batch) if own is None else own), **self._layer_terms()}
         for hook in self._on_terms:
             terms = hook(self, terms, output, batch)
         for watch in self._watching:
@@ -331,7 +339,7 @@ class Run:
                 self._attach(role)
         if self.precision == "fp16" and role.optimizer is not None:
             role.scaler = torch.amp.GradScaler(self.device.type)
-        roles.collect_hooks(role, self.techniques)
+        roles.collect_hooks(role, self.techniques, self.procedure)
         self.roles[name] = role
         return role
 
@@ -483,9 +491,11 @@ class Run:
             yield columns.batch(rows, number * size, (number + 1) * size)
 
     def _guarded(self, answer: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
-        if self.normalization != "batch":
-            return answer
-        return lambda batch: _with_statistics(answer, batch)
+        def counted(batch: Batch) -> Any:
+            self.asked += len(batch)
+            return _with_statistics(answer, batch) if self.normalization == "batch" else answer(batch)
+
+        return counted
 
     def modules(self) -> list[nn.Module]:
         """Every module that the run holds: those of its roles, and the model."""
@@ -512,7 +522,7 @@ class Run:
         answers: list[Any] = []
         count = 0
         with self.answering(variant) as answer:
-            for batch in self.batches(split, limit=limit):
+            for batch in self.batches(split, limit=limit) if self.task.by_row else ():
                 with torch.set_grad_enabled(bool(self.task.input_gradients)):
                     batch = self.differentiable(batch)
                     output = answer(batch)
