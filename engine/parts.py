@@ -646,6 +646,7 @@ class Procedure:
     inputs: ClassVar[tuple[str, ...]] = ()
     outputs: ClassVar[tuple[str, ...]] = ()
     brings_objective: ClassVar[bool] = False
+    seeded: ClassVar[bool] = True  # False: a solver that draws nothing; runs with other seeds are the same run
     trains: ClassVar[bool] = True  # False: there are no steps; `act` is called once, before the final evaluation
     offers: ClassVar[tuple[str, ...]] = ("gradients", "output", "terms", "features")
     makes: ClassVar[tuple[str, ...]] = ("main",)

@@ -1,8 +1,9 @@
 """Measures what a method does against its baseline: `python -m engine.training.evidence [--keep] ID...`.
 
 An ablation is a TOML file in resources/evidence: a recipe, what the baseline and the method change in it, a claim as
-metric, direction and margin, and seeds; `part` where the file is not called as the part that it is about. Prints one
-JSON row an ablation; `--keep` writes it beside the file, with the machine and the date, whether or not the claim holds.
+metric, direction and margin, and seeds; `part` where the file is not called as the part that it is about; `instances`
+names the settings that take the seed too, where the problem itself is drawn (["task.instance"]). Prints one JSON row an
+ablation; `--keep` writes it beside the file, with the machine and the date, whether or not the claim holds.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import statistics
 import sys
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from engine.workspace import RESOURCES
 FOLDER = RESOURCES / "evidence"
 ARMS = ("baseline", "method")
 NEEDED = {"claim", "metric", "better", "margin", "seeds", "recipe", *ARMS}
-KEYS = NEEDED | {"tune", "part"}
+KEYS = NEEDED | {"tune", "part", "instances"}
 
 
 def read(id: str) -> dict[str, Any]:
@@ -50,9 +51,11 @@ def read(id: str) -> dict[str, Any]:
     return ablation
 
 
-def run(document: Mapping[str, Any], seed: int) -> Outcome:
+def run(document: Mapping[str, Any], seed: int, instances: Sequence[str] = ()) -> Outcome:
     """Trains one recipe of an ablation with one seed; a search or a study is carried out in this process."""
     recipe = Recipe.of({**document, "seed": seed})
+    for path in instances:
+        recipe.set(path, seed)
     return carry_out(recipe) if recipe.plan else train(filled(recipe))
 
 
@@ -86,7 +89,7 @@ def measure(id: str) -> dict[str, Any]:
         if choices:
             document = tuned(document, choices, ablation["seeds"])
             row[f"{arm}_tuned"] = {path: Recipe.of(document).get(path) for path in choices}
-        outcomes = [run(document, seed) for seed in ablation["seeds"]]
+        outcomes = [run(document, seed, ablation.get("instances", ())) for seed in ablation["seeds"]]
         row[arm] = spread([_value(outcome, ablation["metric"], id) for outcome in outcomes])
     sign = 1 if ablation["better"] == "higher" else -1
     row["effect"] = row["method"]["mean"] - row["baseline"]["mean"]

@@ -53,6 +53,17 @@ def loss_of(momentum: float, seed: int, metric: str = "test/loss") -> float:
     return train(filled(Recipe.of(document), registry.catalog())).metrics[metric]
 
 
+def test_a_drawn_problem_takes_the_seed_too(folder: Path) -> None:
+    write(folder, instances=["task.split_seed"])
+    row = evidence.measure("one")
+    for arm, momentum in (("baseline", 0.0), ("method", 0.9)):
+        documents = [merge(RECIPE, {"optimizer": {"momentum": momentum}, "seed": s}) for s in (0, 3)]
+        drawn = [merge(d, {"task": {"split_seed": d["seed"]}}) for d in documents]
+        expected = [train(filled(Recipe.of(d), registry.catalog())).metrics["test/loss"] for d in drawn]
+        assert row[arm]["values"] == expected
+        assert expected[1] != loss_of(momentum, 3)
+
+
 def test_mean_spread_effect_and_verdict(folder: Path) -> None:
     write(folder)
     row = evidence.measure("one")
