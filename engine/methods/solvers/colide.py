@@ -94,8 +94,8 @@ class Colide(Procedure):
     step is `check` iterations, after which the objective is looked at.
 
     Helps: linear data whose noise is not known, or differs between the variables; the noise is estimated as well.
-    Hurts: equal and large noise, where a fixed sigma finds as good a graph. Variables that are rescaled can change the
-        answer. Graphs that are not linear.
+    Hurts: noise that is not small: with variances of 0.5 and more, equal or not, a fixed sigma found as good a graph
+        here, and what is gained is the noise itself. Variables that are rescaled can change the answer.
     Cost: d^3 an iteration, whatever the number of samples; some thousand iterations in each of the stages.
     Choices: the diagonal of W stays zero. Adam's moments and its step count start anew in each stage. Where a move
         leaves the domain of h_s it is undone and made with half the rate; where that does not help (at the first
