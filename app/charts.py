@@ -32,6 +32,7 @@ from app.curves import Curve, Drawn, read_curves
 from app.exports import add_exports
 from app.strokes import Band, Dots, Line, Strokes
 from app.theme import SIZE_SMALL, SPACE_S, Theme
+from engine import axes
 
 SMOOTHING = (0.0, 0.01, 0.03, 0.1)  # of the length of the x axis
 LEFT_WIDTH = 44
@@ -312,7 +313,7 @@ class Chart(QFrame):
         self.context.frames.draw(self, lambda: self.show_drawn(drawn))
 
     def set_clock(self, clock: str) -> None:
-        """What runs along x: 'step', 'time' (seconds since the start), or 'number'."""
+        """What runs along x: an axis of `engine.axes`, or 'number'."""
         if clock != self.clock:
             self.clock = clock
             self.bottom.clock = clock
@@ -590,8 +591,9 @@ class Chart(QFrame):
         x = self.view.mapSceneToView(position).x()
         self._cross.setPos(x)
         self._cross.setVisible(True)
-        at = clock_text(x, 1) if self.clock == "time" else words.number(round(x) if self.clock == "step" else x)
-        lines = [f"{'step' if self.clock == 'step' else 'at'} {at}"]
+        whole = self.clock == "step" or self.clock.startswith(axes.COUNTED)
+        at = clock_text(x, 1) if self.clock == "time" else words.number(round(x) if whole else x)
+        lines = [f"{'at' if self.clock in ('time', 'number') else axes.words(self.clock, many=False)} {at}"]
         lines += [f"{name}  {words.number(value)} {self.unit}".rstrip() for name, _, value in self.values_at(x)]
         self._values.setText("\n".join(lines))
         self._values.adjustSize()

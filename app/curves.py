@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from engine import axes
+
 CACHE_POINTS = 8_000_000
 FEW = 100  # a series of fewer points is not smoothed
 
@@ -138,24 +140,32 @@ def read_curves(
     width: int,
     smoothing: float,
 ) -> dict[str, Drawn]:
-    """What a chart draws, read and reduced on the reader's thread. `clock` is 'step' or 'time' (seconds)."""
+    """What a chart draws, read and reduced on the reader's thread. `clock` is an axis of `engine.axes`."""
     drawn: dict[str, Drawn] = {}
-    starts: dict[str, float] = {}
     for curve in curves:
-        if not curve.run:
-            continue
-        steps, values, times = cache.points(log, curve.run, curve.series)
-        if not len(steps):
-            continue
-        if clock == "time":
-            if curve.run not in starts:
-                run = log.run(curve.run) or {}
-                starts[curve.run] = float(run.get("started") or times[0])
-            x = times - starts[curve.run]
-        else:
-            x = steps.astype(np.float64)
-        drawn[curve.key] = _reduced(x, values, curve, span, width, smoothing)
+        placed = read_along(log, cache, curve.run, curve.series, clock) if curve.run else None
+        if placed is not None:
+            drawn[curve.key] = _reduced(*placed, curve, span, width, smoothing)
     return drawn
+
+
+def read_along(log: Any, cache: SeriesCache, run: str, series: str, clock: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """A series' places on an axis and its values; None where it has no points, or the run does not know the axis."""
+    steps, values, times = cache.points(log, run, series)
+    if not len(steps):
+        return None
+    try:
+        return place(log, cache, run, clock, steps, times), values
+    except ValueError:
+        return None
+
+
+def place(log: Any, cache: SeriesCache, run: str, clock: str, steps: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Where the points of a run lie on an axis. Raises ValueError where the run does not know it."""
+    if clock in (axes.STEP, axes.TIME):
+        started = float((log.run(run) or {}).get("started") or times[0]) if clock == axes.TIME else 0.0
+        return axes.along(clock, steps, times, started)
+    return axes.along(clock, steps, times, 0.0, cache.points(log, run, clock)[:2])
 
 
 def _reduced(
@@ -214,13 +224,16 @@ def utilization(
         return {}
     times = np.array([sample["time"] for sample in samples])
     x = times - start
-    if clock == "step":
+    if clock != axes.TIME:
         steps, at = _steps_over_time(log, cache, run["id"])
         if len(steps) < 2:
             return {}
         inside = (times >= at[0]) & (times <= at[-1])
         samples = [sample for sample, keep in zip(samples, inside, strict=True) if keep]
-        x = np.interp(times[inside], at, steps)
+        try:
+            x = place(log, cache, run["id"], clock, np.interp(times[inside], at, steps), times[inside])
+        except ValueError:
+            return {}
     columns: dict[str, list[float]] = {"cpu": [_figure(sample.get("cpu")) for sample in samples]}
     for number in range(max((len(sample.get("gpus") or []) for sample in samples), default=0)):
         columns[f"gpu{number}"] = [_gpu(sample, number) for sample in samples]

@@ -10,12 +10,14 @@ import math
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from engine import axes
 from engine.catalog import Catalog
 from engine.errors import RecipeError
 from engine.recipe import BY_NAME, PLANS, SCHEMA, SECTIONS, Recipe, flatten
@@ -207,6 +209,85 @@ def _varies(values: Sequence[Any]) -> bool:
         return False
     first = frozen(values[0])
     return any(frozen(value) != first for value in values)
+
+
+# -- at equal cost -----------------------------------------------------------------------------------------------------
+
+Points = Callable[[str, str], tuple[Any, Any, Any]]  # run and series -> steps, values, times
+
+
+@dataclass(frozen=True)
+class AtCost:
+    """Runs as they stood when each had used as much as the others: of an axis, up to `limit`."""
+
+    axis: str
+    limit: float
+    runs: list[dict[str, Any]]
+    left_out: list[str]  # names of runs that have not counted it
+
+    @property
+    def sentence(self) -> str:
+        """What was compared, in words."""
+        told = f"At equal {axes.words(self.axis)}"
+        if not self.runs:
+            return f"{told}: none of the runs has counted them." if self.axis != axes.TIME else f"{told}: nothing."
+        said = f"{told}: {text(self.limit)}{' s' if self.axis == axes.TIME else ''}."
+        if self.left_out:
+            said += f" Left out, without a count: {', '.join(self.left_out)}."
+        return said
+
+
+def at_equal(axis: str, runs: Sequence[Mapping[str, Any]], names: Callable[[str], list[str]], points: Points) -> AtCost:
+    """The metrics that runs had when each had used up as much of an axis as the one that used least in all.
+
+    `names` lists the series of a run, `points` reads one. A metric without a curve, such as that of the test split,
+    is the end's: it stays where a run ended at the limit, and is gone elsewhere.
+    """
+    reached: dict[str, float] = {}
+    for run in runs:
+        found = [place for place, _ in _laid(axis, run, names(run["id"]), points).values()]
+        if found:
+            reached[run["id"]] = max(float(place[-1]) for place in found)
+    limit = min(reached.values(), default=0.0)
+    kept, left_out = [], []
+    for run in runs:
+        if run["id"] not in reached:
+            left_out.append(str(run.get("name") or run["id"]))
+            continue
+        laid = _laid(axis, run, names(run["id"]), points)
+        kept.append({**run, "metrics": _metrics_at(run, laid, limit, reached[run["id"]])})
+    return AtCost(axis, limit, kept, left_out)
+
+
+def _laid(axis: str, run: Mapping[str, Any], names: Sequence[str], points: Points) -> dict[str, tuple[Any, Any]]:
+    """The series of a run that are metrics too, along an axis; nothing where the run does not know it."""
+    told = None
+    if axis not in (axes.STEP, axes.TIME):
+        if axis not in names:
+            return {}
+        steps, values, _ = points(run["id"], axis)
+        told = (np.asarray(steps), np.asarray(values))
+    found = {}
+    for name in (name for name in names if name in (run.get("metrics") or {}) and not axes.measures_progress(name)):
+        steps, values, times = (np.asarray(each) for each in points(run["id"], name))
+        if len(steps):
+            started = run.get("started")
+            begin = float(times[0] if started is None else started)
+            found[name] = axes.along(axis, steps, times, begin, told), values
+    return found
+
+
+def _metrics_at(
+    run: Mapping[str, Any], laid: Mapping[str, tuple[Any, Any]], limit: float, reached: float
+) -> dict[str, float]:
+    """The last value of each metric at or before the limit."""
+    whole = reached <= limit * (1 + 1e-9)
+    found = dict(run.get("metrics") or {}) if whole else {}
+    for name, (place, values) in laid.items():
+        before = int(np.searchsorted(place, limit * (1 + 1e-9), side="right"))
+        if not whole and before:
+            found[name] = float(values[before - 1])
+    return found
 
 
 # -- groups over seeds -------------------------------------------------------------------------------------------------

@@ -7,64 +7,22 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QComboBox, QFrame, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
 from app import words
 from app.charts import Chart, Curve
+from app.choice import Choice, offer_axes
 from app.comparing.listing import Listing, Row, ranked, summary_text, title
 from app.comparing.plots import Axis, Bar, Bars, Point, Scatter, axis_of_metric, read_band
+from app.curves import read_along
 from app.places import Context, label
 from app.theme import SPACE_S, SPACE_XS
-from engine import comparison
+from engine import axes, comparison
 
 MOST_CURVES = 24
 MOST_BARS = 60
 HEAD_HEIGHT = 28
-CLOCKS = (("step", "by step"), ("time", "by time"))
-
-
-class Choice(QComboBox):
-    """A box of choices that keeps the person's one while the choices change, and ignores the wheel."""
-
-    chosen = Signal(str)
-
-    def __init__(self, name: str, tip: str = ""):
-        super().__init__()
-        self.wanted = ""
-        self.setAccessibleName(name)
-        self.setToolTip(tip)
-        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContentsOnFirstShow)
-        self.setMinimumContentsLength(10)
-        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.activated.connect(self._activated)
-
-    def offer(self, choices: Iterable[tuple[str, str]], otherwise: str = "") -> None:
-        """Shows these (key, words); the wanted one stays chosen where it is there, else `otherwise` or the first."""
-        choices = list(choices)
-        if [(self.itemData(i), self.itemText(i)) for i in range(self.count())] != choices:
-            self.clear()
-            for key, text in choices:
-                self.addItem(text, key)
-        at = self.findData(self.wanted)
-        self.setCurrentIndex(max(0, at if at >= 0 else self.findData(otherwise)))
-
-    @property
-    def key(self) -> str:
-        return str(self.currentData() or "")
-
-    def choose(self, key: str) -> None:
-        self.wanted = key
-        if (at := self.findData(key)) >= 0:
-            self.setCurrentIndex(at)
-
-    def _activated(self, _at: int) -> None:
-        self.wanted = self.key
-        self.chosen.emit(self.key)
-
-    def wheelEvent(self, event: Any) -> None:
-        event.ignore()
 
 
 def panel(*head: QWidget, body: QWidget) -> QWidget:
@@ -94,7 +52,7 @@ class Overlay(QWidget):
         self.context = context
         self.series = Choice("Series of the overlay", "Which series of the selected rows to draw.")
         self.clock = Choice("What runs along x")
-        self.clock.offer(CLOCKS)
+        offer_axes(self.clock, ())
         self.chart = Chart(context, "Overlay")
         context.theme.changed.connect(self._restyle)
         self._restyle()
@@ -128,7 +86,9 @@ class Overlay(QWidget):
         self.context.reader.ask(read, self._offer, key="compare-series", owner=self)
 
     def _offer(self, counts: dict[str, int]) -> None:
-        self.series.offer(((name, name) for name in ranked(counts)), curve_of(self._metric, counts))
+        offer_axes(self.clock, counts)
+        drawn = [name for name in ranked(counts) if not axes.measures_progress(name)]
+        self.series.offer(((name, name) for name in drawn), curve_of(self._metric, counts))
         self._draw()
 
     def _draw(self) -> None:
@@ -163,7 +123,8 @@ class Overlay(QWidget):
         def read(log: Any) -> dict[str, Any]:
             found = {}
             for key, runs in rows:
-                band = read_band([_curve(log, cache, run, series, clock) for run in runs])
+                lines = [read_along(log, cache, run, series, clock) for run in runs]
+                band = read_band([line for line in lines if line is not None])
                 if band is not None:
                     found[key] = (*band, len(runs))
             return found
@@ -183,15 +144,6 @@ def curve_of(metric: str, counts: Mapping[str, int]) -> str:
     curves = [name for name in ranked(counts) if counts[name] > 1]
     liked = [f"val/{metric.split('/', 1)[-1]}", "train/loss", *curves]
     return next((name for name in liked if name in curves), "")
-
-
-def _curve(log: Any, cache: Any, run: str, series: str, clock: str) -> tuple[Any, Any]:
-    """Steps (or seconds since the start) and values of one series."""
-    steps, values, times = cache.points(log, run, series)
-    if clock == "time" and len(times):
-        found = log.run(run) or {}
-        return times - float(found.get("started") or times[0]), values
-    return steps, values
 
 
 def told_apart(rows: Sequence[Row]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QVBoxLayout, QWidget
 
-from app.comparing.panels import Choice
+from app.choice import Choice
 from app.forms.around import form_context
 from app.forms.pane import PartPane
 from app.forms.previews import Previewer

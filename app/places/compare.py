@@ -25,20 +25,22 @@ from PySide6.QtWidgets import (
 
 from app import words
 from app.actions import Action
+from app.choice import Choice
 from app.comparing.bar import GroupBar
 from app.comparing.listing import ALL_BUT_SEED, SHOWN_METRICS, Listing, Row, View, as_csv, as_text, build
-from app.comparing.panels import Choice, MetricBars, Overlay, TradeOff
+from app.comparing.panels import MOST_CURVES, MetricBars, Overlay, TradeOff
 from app.comparing.table import RunTable
 from app.exports import save_text
 from app.icons import icon
 from app.places import Context, Empty, Place, label
 from app.theme import SPACE_M, SPACE_S
-from engine import comparison
+from engine import axes, comparison
 
 SHELVES = (("0", "Saved runs"), ("1", "Archived"), ("2", "Bin"))
 ACTIVE, ARCHIVED, BINNED = 0, 1, 2
 SLOWEST = 1.0  # seconds between two readings of a long list, while runs are training
 MOST_JUDGED = 600
+END = "end"  # compared as they ended, whatever that cost
 ACTIONS = (
     Action("compare.copy", "Copy the selected rows", "compare", "Ctrl+C", "copy", "clipboard table", keyed=False),
     Action("compare.export", "Save the table as CSV", "compare", "Ctrl+S", "download", "export file"),
@@ -120,6 +122,7 @@ class ComparePlace(Place):
             "metric": self.metric_box.wanted,
             "series": self.overlay.series.wanted,
             "clock": self.overlay.clock.wanted,
+            "equal": self.equal.wanted,
             "across": self.trade_off.across.wanted,
         }
         self.context.settings.setValue("compare/state", json.dumps(kept))
@@ -137,6 +140,8 @@ class ComparePlace(Place):
         self.metric_box = Choice(
             "Metric of the verdict and the charts", "Which metric the verdict and the charts are about."
         )
+        self.equal = Choice("At equal cost", "Compare the runs at their ends, or when each had used up equally much.")
+        self.equal.offer(((END, "at the end"),))
         self.verdict = label("", wrap=True, selectable=True)
         self.verdict.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         self.verdict.setAccessibleName("Verdict")
@@ -215,8 +220,10 @@ class ComparePlace(Place):
         line.setContentsMargins(SPACE_M, SPACE_S, SPACE_M, SPACE_S)
         line.setSpacing(SPACE_M)
         line.addWidget(self.metric_box)
+        line.addWidget(self.equal)
         line.addWidget(self.verdict, 1)
         self.metric_box.chosen.connect(lambda _: self._draw())
+        self.equal.chosen.connect(lambda _: self._draw())
         widget = QWidget()
         column = QVBoxLayout(widget)
         column.setContentsMargins(0, 0, 0, 0)
@@ -296,7 +303,7 @@ class ComparePlace(Place):
         self.groups.show_grouping(self.view.grouping)
         boxes: dict[str, Choice] = {
             "metric": self.metric_box, "series": self.overlay.series, "clock": self.overlay.clock,
-            "across": self.trade_off.across,
+            "across": self.trade_off.across, "equal": self.equal,
         }  # fmt: skip
         for name, box in boxes.items():
             box.choose(str(kept.get(name) or ""))
@@ -368,9 +375,49 @@ class ComparePlace(Place):
             return
         rows, metric = self.shown_rows(), self.metric_box.key
         self.overlay.show_rows(rows, bool(self.view.grouping), metric)
-        self.bars.show_rows(listing, rows, metric)
-        self._judge(listing, rows, metric)
+        if self.equal.wanted in ("", END):
+            self.bars.show_rows(listing, rows, metric)
+            self._judge(listing, rows, metric)
+        self._weigh(listing, rows, metric)
         self._scatter_timer.start(0)  # in an event of its own, so that neither takes long
+
+    def _weigh(self, listing: Listing, rows: Sequence[Row], metric: str) -> None:
+        """Reads by what the runs can be compared at equal cost, and, where that is wanted, how they stood there."""
+        wanted = self.equal.wanted
+        most = MOST_JUDGED if wanted not in ("", END) else MOST_CURVES  # a few tell what there is
+        ids = [run for row in rows for run in row.runs][:most]
+        runs, cache = [listing.runs[run] for run in ids if run in listing.runs], self.context.reader.cache
+
+        def read(log: Any) -> tuple[list[str], comparison.AtCost | None]:
+            series = {run["id"]: [info.name for info in log.series(run["id"])] for run in runs}
+            known = axes.axes_of(name for names in series.values() for name in names)
+            if wanted not in known:
+                return known, None
+            points = partial(cache.points, log)
+            return known, comparison.at_equal(wanted, runs, lambda run: series[run], points)
+
+        def show(answer: tuple[list[str], comparison.AtCost | None]) -> None:
+            known, equal = answer
+            self.equal.offer([(END, "at the end"), *((axis, f"at equal {axes.words(axis)}") for axis in known)])
+            if equal is not None:
+                self._show_equal(listing, rows, metric, equal)
+            elif wanted not in ("", END):
+                self.bars.show_rows(listing, rows, metric)
+                self._judge(listing, rows, metric)
+
+        self.context.reader.ask(read, show, key="compare-cost", owner=self)
+
+    def _show_equal(self, listing: Listing, rows: Sequence[Row], metric: str, equal: comparison.AtCost) -> None:
+        """Bars and verdict of the runs as they stood when each had used up equally much."""
+        found = {run["id"]: run for run in equal.runs}
+        there = replace(listing, runs={**listing.runs, **found})
+        weighed = [
+            replace(row, metrics=comparison.summary([found[run]["metrics"] for run in row.runs if run in found]))
+            for row in rows
+        ]
+        self.bars.show_rows(there, weighed, metric)
+        left = [replace(row, runs=tuple(run for run in row.runs if run in found)) for row in weighed]
+        self._judge(there, [row for row in left if row.runs], metric, equal.sentence)
 
     def _draw_scatter(self) -> None:
         if self.listing is not None:
@@ -380,8 +427,8 @@ class ComparePlace(Place):
     def shown(self) -> None:
         self._chart_timer.start(0)
 
-    def _judge(self, listing: Listing, rows: Sequence[Row], metric: str) -> None:
-        """Works the verdict out, off the GUI thread."""
+    def _judge(self, listing: Listing, rows: Sequence[Row], metric: str, before: str = "") -> None:
+        """Works the verdict out, off the GUI thread; `before` says on what terms."""
         ids = [run for row in rows for run in row.runs]
         if len(ids) > MOST_JUDGED:
             self._say([], f"Select up to {MOST_JUDGED} runs for a verdict.")
@@ -395,16 +442,19 @@ class ComparePlace(Place):
             told = [each for each in comparison.verdicts(groups) if each["metric"] == metric]
             return told, _why_none(groups, metric)
 
-        self.context.worker.ask(work, lambda answer: self._say(*answer), key="compare-verdict", owner=self)
+        self.context.worker.ask(
+            work, lambda found: self._say(found[0], found[1], before), key="compare-verdict", owner=self
+        )
 
-    def _say(self, verdicts: list[dict[str, Any]], otherwise: str) -> None:
+    def _say(self, verdicts: list[dict[str, Any]], otherwise: str, before: str = "") -> None:
         self._verdicts = verdicts
         told = next((each for each in verdicts if each["p"] is not None), verdicts[0] if verdicts else None)
         sentence = (told["sentence"] if told else otherwise).removeprefix(f"{self.metric_box.key}: ")
         if told and told is not verdicts[0]:
             few = [name for name, n in zip(verdicts[0]["names"], verdicts[0]["n"], strict=True) if n < 2]
             sentence += f" Not enough runs of {' and '.join(few)} to tell." if few else ""
-        self.verdict.setText(sentence[:1].upper() + sentence[1:] if sentence.startswith(("no ", "not ")) else sentence)
+        sentence = sentence[:1].upper() + sentence[1:] if sentence.startswith(("no ", "not ")) else sentence
+        self.verdict.setText(f"{before} {sentence}".strip())
         clear = told is not None and told["clear"]
         weight = self.context.theme.font(bold=clear)
         self.verdict.setFont(weight)

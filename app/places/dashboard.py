@@ -12,10 +12,8 @@ from typing import Any
 from PySide6.QtCore import QEvent, QMimeData, QPoint, Qt, QTimer
 from PySide6.QtGui import QDrag, QDragEnterEvent, QDropEvent, QMouseEvent, QResizeEvent
 from PySide6.QtWidgets import (
-    QButtonGroup,
     QGridLayout,
     QHBoxLayout,
-    QPushButton,
     QScrollArea,
     QStackedWidget,
     QVBoxLayout,
@@ -23,10 +21,12 @@ from PySide6.QtWidgets import (
 )
 
 from app.charts import SMOOTHING, SMOOTHING_WORDS, Chart
+from app.choice import Choice, offer_axes
 from app.curves import Curve, Drawn, utilization
 from app.places import Context, Empty, button
 from app.states import SERIES
 from app.theme import SPACE_M, SPACE_S
+from engine import axes
 
 COLUMN_WIDTH = 280
 ROW_HEIGHT = 210
@@ -84,6 +84,8 @@ def plan_charts(
         for info in series.get(run["id"], []):
             chart, line, split = chart_of(info.name)
             if (split == "test" and info.count < 2) or (chart == LAYERS and len(runs) > 1):
+                continue
+            if axes.measures_progress(info.name):  # what the others are laid along
                 continue
             plan = plans.setdefault(chart, Plan(chart))
             other = len(plan.curves) if chart == LAYERS or (len(runs) == 1 and "@" in info.name) else 0
@@ -149,18 +151,14 @@ class Dashboard(QWidget):
         context.theme.changed.connect(self._restyle)
 
     def _build(self) -> None:
-        self._clocks = QButtonGroup(self)
+        self._axis = Choice("What runs along x", "What runs along x, in all charts.")
+        self._axis.wanted = self.clock
+        offer_axes(self._axis, ())
+        self._axis.chosen.connect(self.set_clock)
         bar = QHBoxLayout()
         bar.setContentsMargins(SPACE_M, 0, SPACE_M, 0)
         bar.setSpacing(SPACE_S)
-        for clock, text in (("step", "Steps"), ("time", "Time")):
-            entry = QPushButton(text)
-            entry.setCheckable(True)
-            entry.setChecked(self.clock == clock)
-            entry.setAccessibleName(f"{text} along the x axis")
-            entry.clicked.connect(lambda _checked=False, clock=clock: self.set_clock(clock))
-            self._clocks.addButton(entry)
-            bar.addWidget(entry)
+        bar.addWidget(self._axis)
         self._smooth = button(self._smooth_text(), self.next_smoothing, "link", "Smooth the charts more or less (S)")
         bar.addWidget(self._smooth)
         bar.addStretch()
@@ -203,6 +201,9 @@ class Dashboard(QWidget):
 
     def _planned(self, found: tuple[dict[str, list[Any]], int]) -> None:
         series, gpus = found
+        offer_axes(self._axis, (info.name for infos in series.values() for info in infos))
+        if self._axis.key != self.clock:  # these runs do not know the one that was chosen for others
+            self._take_clock(self._axis.key)
         self._whole = self._extent(series)
         if set(series) != {run["id"] for run in self.runs}:
             return
@@ -222,7 +223,10 @@ class Dashboard(QWidget):
 
     def _extent(self, series: dict[str, list[Any]]) -> tuple[float, float] | None:
         """The x axis that all charts share: from the start to where the longest run is now."""
-        if self.clock == "step":
+        if self.clock not in (axes.STEP, axes.TIME):
+            told = [info.last_value or 0.0 for infos in series.values() for info in infos if info.name == self.clock]
+            last, most = max(told, default=0.0), 0
+        elif self.clock == axes.STEP:
             last = max((info.last_step or 0 for infos in series.values() for info in infos), default=0)
             most = max((run["steps"] or 0 for run in self.runs), default=0)
         else:
@@ -369,15 +373,19 @@ class Dashboard(QWidget):
     # -- what a person does ------------------------------------------------------------------------------------------
 
     def set_clock(self, clock: str) -> None:
-        """Steps or time along the x axis of every chart."""
+        """What runs along x in every chart: an axis of `engine.axes`."""
+        self._axis.choose(clock)
         if clock == self.clock:
             return
+        self._take_clock(clock)
+        self.show_runs(self.runs)
+
+    def _take_clock(self, clock: str) -> None:
         self.clock = clock
         self._whole = None
         for chart in self.charts.values():
             chart.set_clock(clock)
         self._set_span(None)
-        self.show_runs(self.runs)
 
     def next_smoothing(self) -> None:
         """None, a little, medium, strong, and round again."""
@@ -430,7 +438,7 @@ class Dashboard(QWidget):
 
     def save(self) -> None:
         settings = self.context.settings
-        settings.setValue("runs/clock", self.clock)
+        settings.setValue("runs/clock", self._axis.wanted or self.clock)
         settings.setValue("runs/smoothing", self.smoothing)
         settings.setValue("runs/charts", "\n".join(self.sequence))
 

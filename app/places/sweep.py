@@ -14,8 +14,9 @@ from PySide6.QtWidgets import QHBoxLayout, QProgressBar, QScrollArea, QStackedWi
 
 from app import words
 from app.charts import Chart
+from app.choice import Choice
 from app.comparing.listing import Listing, Row, View, build, ranked, title
-from app.comparing.panels import Choice, TradeOff, cell_mean, panel
+from app.comparing.panels import TradeOff, cell_mean, panel
 from app.comparing.plan import Plan, settings_text
 from app.comparing.plots import Bar, Bars
 from app.comparing.table import RunTable

@@ -20,6 +20,7 @@ import tomlkit
 import torch
 
 from engine import registry
+from engine.axes import COUNTED, EPOCH, EXPERIENCE
 from engine.errors import AthanorError
 from engine.parts import Batch, Probe, Progress, Transform, info
 from engine.training import checkpoint, phases, sources
@@ -231,9 +232,13 @@ class Trainer:
         if self._logged == self.run.step:
             return
         self._logged = self.run.step
-        for name, count in self.run.counts.items():
+        run = self.run
+        run.log(EPOCH, run.epoch)
+        if run.stream is not None and run.stream.experience:
+            run.log(EXPERIENCE, run.stream.experience)
+        for name, count in run.counts.items():
             if count:
-                self.run.log(f"count/{name}", count)
+                run.log(f"{COUNTED}{name}", count)
 
     def _log_rate(self) -> None:
         for role in self.run.roles.values():
@@ -467,7 +472,7 @@ class Trainer:
         for name, value in test.items():
             run.log(name, value)
         self.metrics |= test | {f"result/{n}": v for n, v in run.procedure.result(run).items()}
-        self.metrics |= {f"count/{name}": float(count) for name, count in run.counts.items() if count}
+        self.metrics |= {f"{COUNTED}{name}": float(count) for name, count in run.counts.items() if count}
         self.found = run.procedure.found(run)
         if self.found:
             run.note(f"Found, to be written into a recipe: {_as_toml(self.found)}.", kind="found")

@@ -312,3 +312,34 @@ def test_a_thousand_runs_are_listed_in_time(qtbot, workspace, make):
     place.table.runs.sort(4, Qt.SortOrder.DescendingOrder)
     assert time.perf_counter() - begin < 0.5
     assert place._read_took < 2.0
+
+
+def test_runs_are_compared_at_equal_cost(qtbot, workspace, make):
+    for seed in range(3):
+        for name, passes, level in (("plain", 1, 0.7), ("thorough", 4, 0.9)):
+            id = saved_run(workspace, name=name, seed=seed, optimizer="lion" if passes > 1 else "sgd", level=level)
+            with Log(workspace.database) as log, SeriesWriter(workspace.database, id) as writer:
+                accuracy, count = writer.series("val/score"), writer.series("count/gradient-passes")
+                for step in range(1, 101):
+                    writer.add(accuracy, step, level * step / 100 + seed * 1e-3)
+                    writer.add(count, step, passes * step)
+                writer.flush(wait=True)
+                metrics = {**log.run(id)["metrics"], "val/score": level + seed * 1e-3}
+                log.update_run(id, metrics=metrics, started=1.0)
+    place = make()
+    qtbot.waitUntil(lambda: len(place.table.runs.rows) == 6, timeout=5000)
+    place.context.actions.carry_out("compare.group")
+    qtbot.waitUntil(lambda: len(place.table.runs.rows) == 2, timeout=5000)
+    place.metric_box.choose("val/score")
+    place._draw()
+    qtbot.waitUntil(lambda: "thorough is better" in place.verdict.text() or "lion" in place.verdict.text())
+    before = place.verdict.text()
+    qtbot.waitUntil(lambda: place.equal.findData("count/gradient-passes") >= 0)
+    at = place.equal.findData("count/gradient-passes")
+    assert place.equal.itemText(at) == "at equal gradient passes"
+    place.equal.setCurrentIndex(at)
+    place.equal.activated.emit(at)
+    qtbot.waitUntil(lambda: place.verdict.text().startswith("At equal gradient passes: 100."), timeout=5000)
+    assert place.verdict.text() != before and "is better" in place.verdict.text()
+    bars = {bar.name: bar.value for bar in place.bars.plot.bars}
+    assert sorted(round(value, 2) for value in bars.values()) == [0.23, 0.7], "a quarter of the way, and the whole"

@@ -11,7 +11,16 @@ import pytest
 from scipy import stats
 
 from engine.catalog import Catalog, Entry
-from engine.comparison import compare, describe, lower_is_better, plus_minus, probability, text
+from engine.comparison import (
+    AtCost,
+    at_equal,
+    compare,
+    describe,
+    lower_is_better,
+    plus_minus,
+    probability,
+    text,
+)
 
 BASE = """
 name = "{name}"
@@ -211,3 +220,52 @@ def test_words_for_values():
 
 def test_what_is_told_is_json():
     json.dumps(compare([run("a", metrics={"m": 1.0}), run("b", 1, metrics={"m": 2.0})], CATALOG))
+
+
+# -- at equal cost -----------------------------------------------------------------------------------------------------
+
+CURVES = {  # run -> series -> steps, values, times
+    "cheap": {
+        "val/accuracy": ([10, 20, 40], [0.5, 0.6, 0.9], [1.0, 2.0, 4.0]),
+        "count/gradient-passes": ([10, 20, 40], [10.0, 20.0, 40.0], [1.0, 2.0, 4.0]),
+    },
+    "dear": {
+        "val/accuracy": ([10, 20], [0.7, 0.8], [1.0, 8.0]),
+        "count/gradient-passes": ([10, 20], [50.0, 100.0], [1.0, 8.0]),
+    },
+    "silent": {"val/accuracy": ([10], [0.99], [1.0])},
+}
+
+
+def weighed(axis: str, *ids: str) -> AtCost:
+    runs = [run(id, metrics={"val/accuracy": CURVES[id]["val/accuracy"][1][-1], "test/accuracy": 0.4}) for id in ids]
+    for each in runs:
+        each["started"], each["name"] = 0.0, each["id"]
+
+    def points(id: str, name: str) -> tuple:
+        return tuple(np.array(each) for each in CURVES[id][name])
+
+    return at_equal(axis, runs, lambda id: list(CURVES[id]), points)
+
+
+def test_at_equal_steps_the_longer_run_is_read_where_the_shorter_ended() -> None:
+    equal = weighed("step", "cheap", "dear")
+    assert equal.limit == 20 and equal.sentence == "At equal steps: 20."
+    assert [each["metrics"] for each in equal.runs] == [
+        {"val/accuracy": 0.6},
+        {"val/accuracy": 0.8, "test/accuracy": 0.4},
+    ]
+
+
+def test_at_equal_gradient_passes_the_dear_run_has_come_less_far() -> None:
+    equal = weighed("count/gradient-passes", "cheap", "dear", "silent")
+    assert equal.limit == 40
+    assert [each["metrics"].get("val/accuracy") for each in equal.runs] == [0.9, None]
+    assert equal.left_out == ["silent"]
+    assert equal.sentence == "At equal gradient passes: 40. Left out, without a count: silent."
+
+
+def test_at_equal_time() -> None:
+    equal = weighed("time", "cheap", "dear")
+    assert equal.limit == 4 and [each["metrics"]["val/accuracy"] for each in equal.runs] == [0.9, 0.7]
+    assert equal.sentence == "At equal time: 4 s."
