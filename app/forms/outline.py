@@ -145,8 +145,12 @@ def outline(document: RecipeDocument) -> list[Line]:
     """The lines of a document."""
     changed = {difference.path for difference in document.differences()}
     lines = [Line("recipe", "", "Recipe", document.recipe.name or "untitled", mark=_own_mark(document))]
+    unused = document.recipe.unused(document.catalog) if document.catalog is not None and not document.broken else []
     for section in SECTIONS:
         mark = _mark(document, section.name, changed)
+        if section.name in unused:
+            lines.append(_without(document, section, mark))
+            continue
         if section.many:
             items = document.get(section.name, [])
             own = mark if document.problems and any(p.path == section.name for p in document.problems) else ""
@@ -174,6 +178,13 @@ def _phases(document: RecipeDocument, changed: set[str]) -> list[Line]:
         mark = _mark(document, path, changed)
         lines.append(Line("phase", path, str(says.get("name", "no name")), ", ".join(parts), mark=mark, words=words))
     return [*lines, Line("add", PHASES, "Add a phase", words=words)]
+
+
+def _without(document: RecipeDocument, section: Section, mark: str) -> Line:
+    """A section that the procedure needs nothing of; what stands there is kept for another one."""
+    entry = document.entry("procedure")
+    words = f"{entry.name if entry else 'The procedure'} needs none. What stands here is kept, and takes no part."
+    return Line("section", section.name, section.title, "not used", False, mark=mark, words=words)
 
 
 def _section(document: RecipeDocument, section: Section, mark: str) -> Line:

@@ -293,10 +293,19 @@ class DataPanel(Panel):
         if not data:
             return
         splits = sorted(data["splits"].items(), key=lambda item: SPLITS.index(item[0]) if item[0] in SPLITS else 9)
-        counts = (f"{count:,} {name}".replace(",", "\u202f") for name, count in splits)
-        self.line.setText("Samples:   " + "   ·   ".join(counts))
+        counts = [f"{count:,} {name}".replace(",", "\u202f") for name, count in splits]
+        said = STREAMS.get(data.get("stream", "rows"), ())
+        self.line.setText("   ·   ".join([*([f"Samples:   {counts[0]}"] if counts else []), *counts[1:], *said]))
         if data.get("figure"):
             self.figure.show_figure(data["figure"])
+
+
+# Where training samples come from, where they are no stored rows.
+STREAMS = {
+    "whole": ("all of them in every step",),
+    "drawn": ("training samples are drawn anew in every step",),
+    "none": ("one problem, without samples",),
+}
 
 
 class OrderPanel(Panel):

@@ -55,6 +55,7 @@ def small_catalog() -> Catalog:
             _entry("still", "schedule", default=True),
             _entry("fall", "schedule", {"floor": {**FRACTION, "default": 0.0}}),
             _entry("direct", "procedure", default=True),
+            _entry("solve", "procedure", uses=[]),
             _entry(
                 "shake",
                 "technique",

@@ -119,6 +119,19 @@ def test_choosing_an_optimizer_through_the_popup(place: RecipePlace) -> None:
     assert set(place.pane.form.rows) == {"lr", "reach"}
 
 
+def test_what_a_procedure_does_not_need_is_kept_and_said(place: RecipePlace) -> None:
+    before = place.document.get("model")
+    place.document.choose("procedure", "solve")
+    lines = {line.path: line for line in place.outline.lines.lines}
+    assert [lines[name].part for name in ("model", "optimizer", "schedule")] == ["not used"] * 3
+    assert lines["model"].words.startswith("Solve needs none") and not lines["model"].chosen
+    assert place.document.get("model") == before
+    place.document.take("model")
+    assert not place.document.problems, "a recipe without a model is whole for it"
+    place.document.choose("procedure", "direct")
+    assert [problem.path for problem in place.document.problems] == ["model"]
+
+
 def test_enter_on_a_line_opens_the_popup(place: RecipePlace) -> None:
     place.outline.select("model")
     QTest.keyClick(place.outline, Qt.Key.Key_Return)

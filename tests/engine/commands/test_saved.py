@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engine.commands.cli import run
-from engine.log import Log
+from engine.log import Log, SeriesWriter
 from engine.workspace import Workspace
 
 
@@ -69,6 +69,28 @@ def test_compare_shows_only_what_differs(workspace: Workspace, log: Log, capsys:
     assert command(workspace, "compare", *ids) == 0
     out = capsys.readouterr().out
     assert "unknown.x" in out and "unknown.same" not in out
+
+
+def test_compare_at_equal_cost(workspace: Workspace, log: Log, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = []
+    for name, passes in (("plain", 1), ("dear", 4)):
+        id = log.create_run("[unknown]\nx = 1\n", state="done", name=name)
+        ids.append(id)
+        with SeriesWriter(workspace.database, id) as writer:
+            score, count = writer.series("val/score"), writer.series("count/gradient-passes")
+            for step in range(1, 11):
+                writer.add(score, step, float(step))
+                writer.add(count, step, passes * step)
+        log.update_run(id, metrics={"val/score": 10.0}, started=1.0)
+    assert command(workspace, "compare", *ids, "--at", "gradient-passes", "--json") == 0
+    found = document(capsys)
+    assert found["at"] == "At equal gradient passes: 10."
+    assert [row["metrics"] for row in found["runs"]] == [{"val/score": 10.0}, {"val/score": 2.0}]
+    assert command(workspace, "compare", *ids, "--at", "step") == 0
+    assert capsys.readouterr().out.startswith("At equal steps: 10.")
+    assert command(workspace, "compare", *ids, "--at", "tokens") == 2
+    said = capsys.readouterr().err
+    assert 'have not counted "tokens"' in said and "step, time, gradient-passes" in said
 
 
 def test_compare_knows_defaults(workspace: Workspace, log: Log, capsys: pytest.CaptureFixture[str]) -> None:
