@@ -233,7 +233,7 @@ class Trainer:
             return
         self._logged = self.run.step
         run = self.run
-        run.log(EPOCH, run.epoch)
+        run.log(EPOCH, round(run.epoch, 9))  # phases add up to the same as one run
         if run.stream is not None and run.stream.experience:
             run.log(EXPERIENCE, run.stream.experience)
         for name, count in run.counts.items():
