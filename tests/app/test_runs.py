@@ -248,15 +248,16 @@ def test_whatever_a_run_has_counted_runs_along_x(
             for step in range(10, 201, 10):
                 writer.add(handle, step, step * each)
     board = opened(qtbot, frame_context).dashboard
-    qtbot.waitUntil(lambda: "loss" in board.charts and board._axis.findData("count/gradient-passes") >= 0)
+    qtbot.waitUntil(
+        lambda: "loss" in board.charts and board._axis.findData("count/gradient-passes") >= 0, timeout=20000
+    )
     assert not any(name.startswith(("count/", "epoch")) for name in board.charts), "they are axes, not charts"
     at = board._axis.findData("count/gradient-passes")
     assert board._axis.itemText(at) == "by gradient passes"
     board._axis.setCurrentIndex(at)
     board._axis.activated.emit(at)
     ends = lambda: max((drawn.last_x for drawn in board.charts["loss"].drawn.values()), default=0)  # noqa: E731
-    qtbot.waitUntil(lambda: ends() > 550)
-    assert ends() <= 600 and board.charts["loss"].view.viewRange()[0][1] == 600
+    qtbot.waitUntil(lambda: 550 < ends() <= 600 and board.charts["loss"].view.viewRange()[0][1] == 600, timeout=20000)
     board.save()
     assert frame_context.settings.value("runs/clock") == "count/gradient-passes"
     plain = write_run("plain")
@@ -264,7 +265,7 @@ def test_whatever_a_run_has_counted_runs_along_x(
         row = log.run(plain)
     assert row is not None
     board.show_runs([row])
-    qtbot.waitUntil(lambda: board.clock == "step" and [run["id"] for run in board.runs] == [plain])
+    qtbot.waitUntil(lambda: board.clock == "step" and [run["id"] for run in board.runs] == [plain], timeout=20000)
 
 
 # -- the details -------------------------------------------------------------------------------------------------------
