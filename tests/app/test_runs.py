@@ -247,7 +247,8 @@ def test_whatever_a_run_has_counted_runs_along_x(
             handle = writer.series(name)
             for step in range(10, 201, 10):
                 writer.add(handle, step, step * each)
-    board = opened(qtbot, frame_context).dashboard
+    place = opened(qtbot, frame_context)
+    board = place.dashboard
     qtbot.waitUntil(
         lambda: "loss" in board.charts and board._axis.findData("count/gradient-passes") >= 0, timeout=20000
     )
@@ -261,10 +262,7 @@ def test_whatever_a_run_has_counted_runs_along_x(
     board.save()
     assert frame_context.settings.value("runs/clock") == "count/gradient-passes"
     plain = write_run("plain")
-    with Log(workspace.database) as log:
-        row = log.run(plain)
-    assert row is not None
-    board.show_runs([row])
+    place.opened(run=plain)
     qtbot.waitUntil(lambda: board.clock == "step" and [run["id"] for run in board.runs] == [plain], timeout=20000)
 
 
