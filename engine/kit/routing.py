@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from engine.parts import Batch
+    from engine.training.run import Run
 
 EXACT = 12  # points up to which the best tour is found by dynamic programming
 
@@ -215,3 +219,14 @@ def roll_out(
     tours = torch.stack(steps, -1)
     total = torch.stack(logs).sum(0) if logs else torch.zeros(tours.shape[:2], device=points.device)
     return Rollout(tours, total)
+
+
+def best_answers(run: Run, batch: Batch, choose: Choose, starts: Tensor, augment: bool) -> Tensor:
+    """The shortest of a run's tours [B, n] from given starts [B, S], and in eight symmetric pictures of the points
+    where `augment` asks for them; every tour counts as a call of the model."""
+    found = []
+    for view in dihedral(batch.x)[: 8 if augment else 1]:
+        run.calls += starts.numel()
+        with run.autocast():
+            found.append(roll_out(run.model, view, choose, starts).tours)  # type: ignore[arg-type]
+    return closest(batch.x, torch.cat(found, 1))
