@@ -6,9 +6,9 @@ attribute: `state` is plain data, `load` takes it in another process, and what f
 
 from __future__ import annotations
 
-import copy
 import difflib
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -113,6 +113,7 @@ class Environment:
         self.observation = torch.zeros(self.count, *self.shape)
         self.returns = [0.0] * self.count
         self.lengths = [0] * self.count
+        self._lock = threading.Lock()  # it may be saved while a worker acts in it
 
     def reset(self, seed: int) -> Tensor:
         """Begins anew: all that will happen depends on the seed and on the actions alone."""
@@ -123,6 +124,10 @@ class Environment:
 
     def step(self, actions: Tensor) -> Moment:
         """Does one action in each copy."""
+        with self._lock:
+            return self._all_step(actions)
+
+    def _all_step(self, actions: Tensor) -> Moment:
         chosen = actions.cpu()
         given = chosen.tolist() if self.actions.discrete else list(self.actions.within(chosen.float()).numpy())
         seen, rewards, over, cut, ended = [], [], [], [], []
@@ -146,8 +151,9 @@ class Environment:
 
     def state(self) -> dict[str, Any]:
         """All that what comes next depends on, as plain data and tensors."""
-        kept = {"observation": self.observation, "returns": list(self.returns), "lengths": list(self.lengths)}
-        return {**kept, "copies": [self._save(i) for i in range(self.count)]}
+        with self._lock:
+            kept = {"observation": self.observation, "returns": list(self.returns), "lengths": list(self.lengths)}
+            return {**kept, "copies": [self._save(i) for i in range(self.count)]}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state, which may come from another process."""
@@ -169,6 +175,11 @@ class Environment:
 
     def _load(self, i: int, saved: Any) -> None:
         raise NotImplementedError
+
+
+def has_environment(task: Any) -> bool:
+    """Whether a task has one: `environment(count)` makes copies of it, `actions` says what can be done."""
+    return callable(getattr(task, "environment", None)) and isinstance(getattr(task, "actions", None), Actions)
 
 
 def play(environment: Environment, choose: Callable[[Tensor], Tensor], seed: int) -> list[list[dict[str, Any]]]:

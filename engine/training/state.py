@@ -1,7 +1,8 @@
 """The one mechanism by which a part's state reaches a checkpoint and comes back.
 
 Whatever a part keeps in attributes is state, except its settings (they come from the recipe) and names that start with
-an underscore (scratch). What cannot be saved is refused by name, so that nothing is lost silently.
+an underscore (scratch). An object with `state()`, plain data and tensors, and `load(state)` is kept by these (an
+environment, a buffer). What cannot be saved is refused by name, so that nothing is lost silently.
 """
 
 from __future__ import annotations
@@ -57,6 +58,11 @@ def _nested(value: Any) -> bool:
     return is_part(value) or isinstance(value, Value)
 
 
+def _stateful(value: Any) -> bool:
+    """Whether an object says its state by itself, and takes it back."""
+    return all(callable(getattr(value, name, None)) for name in ("state", "load"))
+
+
 def _encode(value: Any, where: str) -> Any:
     if isinstance(value, np.generic):
         return value.item()
@@ -81,9 +87,11 @@ def _encode(value: Any, where: str) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         items = sorted(value) if isinstance(value, set | frozenset) else value
         return {f"${type(value).__name__}": [_encode(v, f"{where}[{i}]") for i, v in enumerate(items)]}
+    if _stateful(value):
+        return {"$state": _encode(value.state(), where)}
     raise CheckpointError(
-        f"{where} is a {type(value).__name__}, which a checkpoint cannot hold. Keep tensors, modules, generators or "
-        "plain data in attributes, or start the name with an underscore and make it again in setup()."
+        f"{where} is a {type(value).__name__}, which a checkpoint cannot hold. Keep tensors, modules, generators, "
+        "objects with state() and load(), or plain data in attributes, or start the name with an underscore and make it again in setup()."
     )
 
 
@@ -101,6 +109,9 @@ def _decode(value: Any, old: Any, device: torch.device) -> Any:
         return generator
     if mark in ("$module", "$optimizer"):
         old.load_state_dict(content)
+        return old
+    if mark == "$state":
+        old.load(_decode(content, None, device))
         return old
     if mark == "$part":
         for name, inner in content.items():
