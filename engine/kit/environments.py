@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -294,8 +294,8 @@ def _actions(id: str, space: Any) -> tuple[Actions, int]:
         if len(space.shape) == 1:
             return Actions(len(low), low, high), 0
     raise ValueError(
-        f"The environment {id!r} takes actions of the kind {type(space).__name__}; only one of several (Discrete) and a "
-        "vector of numbers within limits (Box) can be chosen here."
+        f"The environment {id!r} takes actions of the kind {type(space).__name__}; only one of several (Discrete) and "
+        "a vector of numbers within limits (Box) can be chosen here."
     )
 
 
@@ -348,7 +348,7 @@ def _constant(value: Any) -> bool:
 
 def _encode(value: Any, where: str) -> Any:
     """Plain data and tensors that say the value to the bit."""
-    if value is None or isinstance(value, bool | float | str) and not isinstance(value, np.generic):
+    if value is None or (isinstance(value, bool | float | str) and not isinstance(value, np.generic)):
         return value
     if isinstance(value, int):
         return value if -(2**62) < value < 2**62 else {"int": str(value)}
@@ -401,7 +401,7 @@ def _same(one: Any, other: Any) -> bool:
         return isinstance(other, dict) and list(one) == list(other) and all(_same(one[k], other[k]) for k in one)
     if isinstance(one, list):
         return isinstance(other, list) and len(one) == len(other) and all(map(_same, one, other))
-    return type(one) is type(other) and (one == other or one != one and other != other)
+    return type(one) is type(other) and (one == other or (one != one and other != other))
 
 
 # -- what rewards add up to --------------------------------------------------------------------------------------------
@@ -431,11 +431,7 @@ def n_step_returns(
     return found
 
 
-def _windows(
-    rewards: Tensor, terminated: Tensor, truncated: Tensor, after: Tensor, gamma: float, steps: int
-) -> Tensor:
+def _windows(rewards: Tensor, terminated: Tensor, truncated: Tensor, after: Tensor, gamma: float, steps: int) -> Tensor:
     """Every step's own rollout of that many steps."""
     rows = [slice(t, t + steps) for t in range(len(rewards))]
-    return torch.stack(
-        [n_step_returns(rewards[r], terminated[r], truncated[r], after[r], gamma)[0] for r in rows]
-    )
+    return torch.stack([n_step_returns(rewards[r], terminated[r], truncated[r], after[r], gamma)[0] for r in rows])

@@ -91,7 +91,8 @@ def _encode(value: Any, where: str) -> Any:
         return {"$state": _encode(value.state(), where)}
     raise CheckpointError(
         f"{where} is a {type(value).__name__}, which a checkpoint cannot hold. Keep tensors, modules, generators, "
-        "objects with state() and load(), or plain data in attributes, or start the name with an underscore and make it again in setup()."
+        "objects with state() and load(), or plain data in attributes, or start the name with an underscore and make "
+        "it again in setup()."
     )
 
 

@@ -177,6 +177,7 @@ class A3C(Procedure):
     def step(self, run: Run, batch: Batch) -> None:
         if self.asynchronous:
             flight = self._land(run)
+            run.count("gradient-passes")
             run.update("main", flight.terms, flight.gradients)
             self._told(run, flight.played)
             return
@@ -264,14 +265,14 @@ class A3C(Procedure):
 
     def _told(self, run: Run, played: Rollout) -> None:
         """Counts, logs the episodes that have ended, and brings the target up to date."""
-        before = run.counts.get("environment-steps", 0)
+        before = run.counts.get("environment-steps", 0) // self.target_every
         run.count("environment-steps", played.rewards.numel())
         if played.ended:
             returns = [brought for brought, _ in played.ended]
             run.log("episode/return", sum(returns) / len(returns))
             run.log("episode/length", sum(length for _, length in played.ended) / len(returns))
             self.recent = (self.recent + returns)[-RECENT:]
-        if self.target is not None and before // self.target_every != run.counts["environment-steps"] // self.target_every:
+        if self.target is not None and before != run.counts["environment-steps"] // self.target_every:
             self.target.load_state_dict(run.model.state_dict())
 
     # -- workers in threads ----------------------------------------------------------------------------------------

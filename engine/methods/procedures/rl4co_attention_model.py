@@ -83,7 +83,7 @@ class NeuralRouting(Procedure):
 
     Helps: problems that come again and again, where answers are easy to measure and hard to find.
     Hurts: one instance alone, for which a solver is faster; instances larger than, or unlike, those in training.
-    Cost: a forward pass of the encoder, and a decoding step a point, for every tour; the rollout baseline decodes twice.
+    Cost: a pass of the encoder, and a decoding step a point for every tour; the rollout baseline decodes twice.
     Choices: gradients are those of the mean over tours and instances. With given first points the answer begins at
         point 0; else the policy chooses. The rollout baseline uses the exponential one in its first epoch, and draws
         the instances of the comparison anew when the frozen policy was replaced.
@@ -187,7 +187,9 @@ class NeuralRouting(Procedure):
 
     def _greedy(self, policy: Any, points: Tensor) -> Tensor:
         starts = self._first(points)
-        return tour_length(points, roll_out(policy, points, greedy, starts[:, :1] if starts is not None else None).tours)
+        return tour_length(
+            points, roll_out(policy, points, greedy, starts[:, :1] if starts is not None else None).tours
+        )
 
     def predict(self, run: Run, batch: Batch) -> Tensor:
         """The greedy tour."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from engine.fields import Count, Whole
+from engine.figures import bars, curve, line
 from engine.kit.environments import Gymnasium, play
 from engine.parts import Answering, Batch, Figure, Offer, Task, task
 
@@ -87,28 +88,17 @@ class GymnasiumTask(Task):
         steps = list(range(len(first)))
         seen = torch.stack([step["observation"] for step in first])
         if len(seen[0]) <= SHOWN:
-            series = [{"name": f"seen {i}", "x": steps, "y": column.tolist()} for i, column in enumerate(seen.T)]
+            lines = [line(f"seen {i}", steps, column) for i, column in enumerate(seen.T)]
         else:  # one of many, as a one at its place
-            series = [{"name": "largest entry", "x": steps, "y": seen.argmax(1).tolist()}]
+            lines = [line("largest entry", steps, seen.argmax(1))]
         if self.actions.discrete:
-            series.append({"name": "action", "x": steps, "y": [int(step["action"]) for step in first]})
+            lines.append(line("action", steps, [int(step["action"]) for step in first]))
+        so_far = list(accumulate(step["reward"] for step in first))
         returns = sorted((sum(step["reward"] for step in each) for each in played), reverse=True)
-        curve = {
-            "name": "reward so far", "x": steps, "y": list(accumulate(step["reward"] for step in first))
-        }  # fmt: skip
-        episodes = [str(i + 1) for i in range(len(returns))]
-        step_axis = {"label": "step"}
+        numbers = [str(i + 1) for i in range(len(returns))]
+        title = f"One episode of {self.environment_id}"
         return {
-            "episode": {
-                "kind": "curve", "title": f"One episode of {self.environment_id}", "x": step_axis,
-                "y": {"label": "what is seen, and done"}, "series": series,
-            },
-            "reward": {
-                "kind": "curve", "title": "Its rewards, summed up", "x": step_axis, "y": {"label": "reward"},
-                "series": [curve],
-            },
-            "returns": {
-                "kind": "bars", "title": "Returns of the test episodes, the best first", "x": {"label": "episode"},
-                "y": {"label": "return"}, "series": [{"name": "return", "x": episodes, "y": returns}],
-            },
-        }  # fmt: skip
+            "episode": curve(title, *lines, x="step", y="what is seen, and done"),
+            "reward": curve("Its rewards, summed up", line("reward so far", steps, so_far), x="step", y="reward"),
+            "returns": bars("Test episodes, the best first", line("return", numbers, returns), x="episode", y="return"),
+        }

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from engine.fields import Count, Whole
+from engine.figures import graph, nodes_of
 from engine.kit.routing import every_start, nearest_neighbour, reference_tours, tour_length
 from engine.kit.supervised import seeded
 from engine.parts import Answering, Batch, Figure, Offer, Task, task
@@ -123,10 +124,12 @@ class Tsp(Task):
 
 def drawn(points: list[Tensor], tours: list[Tensor], title: str) -> Figure:
     """Tours side by side, as one graph; the point that a tour begins at is marked."""
-    nodes, edges, marked = [], [], []
-    for side, (places, tour) in enumerate(zip(points, tours, strict=True)):
-        offset, order = len(nodes), tour.tolist()
-        nodes += [{"x": x + 1.2 * side, "y": y, "group": side} for x, y in places.tolist()]
-        edges += [[offset + a, offset + b] for a, b in zip(order, order[1:] + order[:1], strict=True)]
-        marked.append(offset + order[0])
-    return {"kind": "graph", "title": title, "nodes": nodes, "edges": edges, "marked": marked}
+    nodes: list[dict[str, Any]] = []
+    edges: list[list[int]] = []
+    marked: list[int] = []
+    for side, (places, way) in enumerate(zip(points, tours, strict=True)):
+        first, order = len(nodes), way.tolist()
+        nodes += nodes_of(places + torch.tensor([1.2 * side, 0.0], device=places.device), groups=[side] * len(order))
+        edges += [[first + a, first + b] for a, b in zip(order, order[1:] + order[:1], strict=True)]
+        marked.append(first + order[0])
+    return graph(title, nodes, edges, marked=marked)

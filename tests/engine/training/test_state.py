@@ -108,3 +108,32 @@ def test_the_fingerprint_sees_names_shapes_types_and_bits() -> None:
     }
     assert len(marks) == 5
     assert checkpoint.fingerprint({"w": torch.zeros(2, 2).t()}) == checkpoint.fingerprint(one)
+
+
+class Counter:
+    """An object that says its state by itself."""
+
+    def __init__(self) -> None:
+        self.world = object()  # cannot be saved, and need not be
+        self.count = torch.zeros(2)
+
+    def state(self) -> dict[str, Any]:
+        return {"count": self.count, "deep": [{3: (1, "a")}]}
+
+    def load(self, state: dict[str, Any]) -> None:
+        assert state["deep"] == [{3: (1, "a")}]
+        self.count = state["count"]
+
+
+def test_an_object_with_a_state_of_its_own_is_saved_by_it_and_filled_in_place() -> None:
+    class Holder:
+        def __init__(self) -> None:
+            self.one, self.many = Counter(), [Counter(), Counter()]
+
+    before, after = Holder(), Holder()
+    before.one.count += 3
+    before.many[1].count += 5
+    kept, world = after.many[1], after.one.world
+    restore(after, through_a_file(capture(before)), CPU)
+    assert after.one.count.tolist() == [3, 3] and after.many[1].count.tolist() == [5, 5]
+    assert after.many[1] is kept and after.one.world is world
