@@ -182,7 +182,7 @@ class A3C(Procedure):
             self._told(run, flight.played)
             return
         played = self.play(run, 0, run.model)
-        run.update("main", self.terms(run, played, run.model))
+        run.update("main", run.terms(None, batch, self.terms(run, played, run.model)))
         self._told(run, played)
 
     def play(self, run: Run, k: int, model: nn.Module) -> Rollout:

@@ -145,7 +145,8 @@ class NeuralRouting(Procedure):
         lengths = tour_length(points, played.tours)
         expected = self._expected(run, points, lengths)
         run.log("train/length", lengths.mean())
-        run.update("main", {"policy": ((lengths - expected) * played.log_prob.float()).mean(1)})
+        loss = ((lengths - expected) * played.log_prob.float()).mean(1)
+        run.update("main", run.terms(played.tours, batch, {"policy": loss}))
         if self._critic is not None:
             run.update("critic", {"task": (self._critic(points) - lengths.mean(1)).square()})
         last = run.progress.step + 1
