@@ -9,8 +9,9 @@ Parameters that the engine gives (an optimizer's ``params``, a model's ``offer``
 A part of any kind that tunes on the split "outer" says so: ``needs_outer = True`` (where it depends on its settings,
 `requires` asks `task.size("outer")`). A recipe without such a split is then refused. A part whose numbers over time
 can be learned while it trains names those settings: ``live = ("rate",)``, and reads them with `Value.now`.
-Whatever a part keeps in attributes is checkpointed, tensors, generators, modules and plain data alike; an attribute
-whose name starts with an underscore is scratch that `setup` makes again.
+Whatever a part keeps in attributes is checkpointed, tensors, generators, modules and plain data alike, and objects that
+say their own state (`state()`, plain data and tensors) and take it back (`load(state)`); an attribute whose name starts
+with an underscore is scratch that `setup` makes again.
 """
 
 from __future__ import annotations
@@ -215,6 +216,9 @@ class Task:
     a sampler chooses. "whole": all of that split at every step, in its stored order (the nodes of a graph). "drawn":
     fresh samples, from `draw`; the other splits may be stored. "none": there are no samples; a batch has no inputs and
     stands for the one problem that there is. In the last two `epoch_steps` steps count as an epoch.
+
+    A task that is learned by acting has `environment(count)`, which makes copies of its world, and `actions`: see
+    `engine.kit.environments`.
 
     `judges` names the splits of which `judge` measures what no row tells: the return of episodes, the distance of
     generated samples, the error of a solution. Where there is nothing else to measure, `by_row` is False: stored rows

@@ -212,7 +212,7 @@ def _inputs(document: Mapping[str, Any], task: Task, device: torch.device) -> li
     """What one sample brings the model: the task's, or what the procedure gives it instead."""
     procedure: Procedure = registry.build(document["procedure"])
     offer = procedure.offer(task)
-    if offer != task.offer:
+    if offer != task.offer or (task.stream == "none" and offer.input != "none"):  # what it acts on is no batch
         return [example_input(offer, 1, device.type)]
     cpu = torch.device("cpu")
     batch = some(task, Columns(task, "train", cpu), 1, torch.Generator().manual_seed(0))

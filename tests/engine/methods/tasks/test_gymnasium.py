@@ -10,6 +10,7 @@ import torch
 from engine.figures import problems
 from engine.methods.tasks.gymnasium import GymnasiumTask
 from engine.parts import Batch
+from engine.training.preview import preview
 
 
 def upright(batch: Batch) -> torch.Tensor:
@@ -70,3 +71,9 @@ def test_an_episode_is_drawn(id: str) -> None:
 def test_names_that_are_not_there_are_refused() -> None:
     with pytest.raises(ValueError, match="Did you mean Acrobot-v1"):
         GymnasiumTask("Acrobat-v1")
+
+
+def test_a_recipe_that_cannot_act_is_told_so_beside_the_size_of_its_model() -> None:
+    shown = preview('[task]\nuse = "gymnasium"\n[model]\nuse = "mlp"\nhidden = [8]\n[optimizer]\nuse = "sgd"\n')
+    assert len(shown["problems"]) == 1 and "a3c" in shown["problems"][0]["message"]
+    assert shown["model"]["parameters"] == 4 * 8 + 8 + 8 * 2 + 2 and shown["data"]["splits"] == {}
