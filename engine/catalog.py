@@ -7,6 +7,7 @@ from and asks for a new one, in a process of its own, when they change.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,17 @@ class Entry:
     roles: list[str] = field(default_factory=list)
     # Of a procedure: what it needs of a recipe that not every one does.
     uses: list[str] = field(default_factory=lambda: ["model", "optimizer"])
+    packages: list[str] = field(default_factory=list)
     file: str = ""
+
+    @property
+    def lacks(self) -> str:
+        """Why it cannot be used on this machine, and what to do; empty where it can."""
+        missing = [name for name in self.packages if not _installed(name)]
+        if not missing:
+            return ""
+        what = f"the package {missing[0]}" if len(missing) == 1 else f"the packages {' and '.join(missing)}"
+        return f"it needs {what}, which this machine does not have; install it by: pip install {' '.join(missing)}."
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Entry:
@@ -82,6 +94,11 @@ class Entry:
     def defaults(self) -> dict[str, Any]:
         """The default of every field that has one."""
         return {n: f["default"] for n, f in self.schema.get("properties", {}).items() if "default" in f}
+
+
+@cache
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 class Catalog:

@@ -54,6 +54,7 @@ class PartInfo:
     nondeterministic: str = ""
     lr: str = "external"
     roles: tuple[str, ...] = ("main",)
+    packages: tuple[str, ...] = ()
 
 
 def _decorator(kind: str) -> Callable[..., Callable[[C], C]]:
@@ -71,6 +72,7 @@ def _decorator(kind: str) -> Callable[..., Callable[[C], C]]:
         nondeterministic: str = "",
         lr: str = "external",
         roles: tuple[str, ...] = ("main",),
+        packages: tuple[str, ...] = (),
     ) -> Callable[[C], C]:
         one = [(paper, arxiv)] if isinstance(paper, str) and paper else paper or []
         papers = tuple({"title": title, "arxiv": number} for title, number in one)
@@ -90,6 +92,7 @@ def _decorator(kind: str) -> Callable[..., Callable[[C], C]]:
                 nondeterministic=nondeterministic,
                 lr=lr,
                 roles=roles,
+                packages=packages,
             )
             return cls
 
@@ -101,7 +104,8 @@ def _decorator(kind: str) -> Callable[..., Callable[[C], C]]:
         "(a list of pairs for several); `default`: a recipe that names none gets it; `recommends`: a recipe patch with "
         "the paper's settings; `example`: a patch that makes the smallest recipe exercise it; `precision` (any, fp32, "
         "float64), `graph` (safe, recapture, never), `nondeterministic` (threads, clock, remote), `lr` (who owns the "
-        "learning rate: external, internal, none) and `roles` are declarations that conflicts are settled by."
+        "learning rate: external, internal, none) and `roles` are declarations that conflicts are settled by; "
+        "`packages` are those beyond torch that it cannot do without: it imports them where it uses them."
     )
     return decorate
 

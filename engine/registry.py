@@ -161,6 +161,7 @@ def entry_of(cls: type) -> Entry:
         nondeterministic=said.nondeterministic,
         lr=said.lr,
         roles=list(said.roles),
+        packages=list(said.packages),
         uses=list(getattr(cls, "uses", Procedure.uses)),
         file=str(source.relative_to(ROOT.parent.parent)) if source.is_relative_to(ROOT.parent.parent) else str(source),
         **_card(cls.__doc__ or ""),

@@ -203,6 +203,8 @@ def check_use(value: Any, kind: str, path: str, catalog: Catalog) -> list[Proble
     entry = of_kind.get(use)
     if entry is None:
         return [Problem(f"{path}.use", use, _unknown(use, kind, of_kind, catalog))]
+    if entry.lacks and value.get("enabled", True):
+        return [Problem(f"{path}.use", use, entry.lacks)]
     reserved = RESERVED if kind == "technique" else RESERVED[:2]
     settings = {name: setting for name, setting in value.items() if name not in reserved}
     problems = check_settings(entry.schema, settings, path, catalog, entry.id)

@@ -261,7 +261,7 @@ class Card(QWidget):
         self.formula_area.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.blocks: dict[str, tuple[QWidget, Any]] = {}
         self._block(column, "Formula", self.formula_area)
-        for name in ("When it helps", "When it does not", "What it costs"):
+        for name in ("When it helps", "When it does not", "What it costs", "What it lacks here"):
             self._block(column, name, label("", wrap=True, selectable=True))
         self._block(column, "Measured here", self._evidence_block())
         self.parameters = Table(("name", "default", "takes", "meaning"), "Parameters", stretch=3)
@@ -315,6 +315,7 @@ class Card(QWidget):
         self._text("When it helps", entry.helps)
         self._text("When it does not", entry.hurts)
         self._text("What it costs", entry.cost)
+        self._text("What it lacks here", entry.lacks[:1].upper() + entry.lacks[1:])
         self._text("Good to know", "\n".join(declarations(entry)))
         self.blocks["Formula"][0].setVisible(bool(entry.formula))
         self._show_parameters(entry)

@@ -172,10 +172,18 @@ def sketch(document: Mapping[str, Any], task: Task) -> nn.Module:
 
 def _model(document: Mapping[str, Any], task: Task, procedure: Procedure) -> nn.Module:
     """The recipe's model, for what the procedure wants of it; or the one that the procedure makes."""
-    with refusing("procedure", info(procedure).id):
-        if "model" not in procedure.uses:
+    id = info(procedure).id
+    with refusing("procedure", id):
+        if "model" in procedure.uses:
+            offer = procedure.offer(task)
+        else:  # whether it takes the task at all is asked first: it makes the model of what the task tells
+            found = _kinds("procedure", id, type(procedure), task)
+            requires = getattr(procedure, "requires", None)
+            settings = registry.settings_of(document["procedure"])
+            reason = requires(settings, task, anatomy_of(nn.Identity()), document) if requires and not found else None
+            if found or reason:
+                raise RecipeError(found or [Problem("procedure", id, str(reason))])
             return procedure.make_model(task)
-        offer = procedure.offer(task)
     model: nn.Module = _build("model", document["model"], offer)
     return model
 

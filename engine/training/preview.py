@@ -114,7 +114,7 @@ def fits(text: str, section: str) -> dict[str, str]:
         recipe.remove(section)
     document = recipe.filled(catalog)
     if at.kind == "task" or not document["task"]:
-        return {}
+        return {entry.id: entry.lacks for entry in catalog.of_kind(at.kind) if entry.lacks}
     try:
         task = build_task(with_model(document))
         if at.kind == "procedure":
@@ -125,7 +125,9 @@ def fits(text: str, section: str) -> dict[str, str]:
         return {}  # what stands there must be mended before anything else can be judged
     found = {}
     for entry in catalog.of_kind(at.kind):
-        if any(name not in entry.defaults() for name in entry.schema["required"]):
+        if entry.lacks:
+            found[entry.id] = entry.lacks
+        if entry.lacks or any(name not in entry.defaults() for name in entry.schema["required"]):
             continue
         use = fill_use({"use": entry.id}, catalog)
         trial = {**document, section: [*document[section], use] if at.many else use}
@@ -141,7 +143,9 @@ def _fitting_procedures(document: Mapping[str, Any], task: Task, catalog: Catalo
     before = _clashes_beside(document, task)
     found = {}
     for entry in catalog.of_kind("procedure"):
-        if any(name not in entry.defaults() for name in entry.schema["required"]):
+        if entry.lacks:
+            found[entry.id] = entry.lacks
+        if entry.lacks or any(name not in entry.defaults() for name in entry.schema["required"]):
             continue
         trial = {**document, "procedure": fill_use({"use": entry.id}, catalog)}
         added = procedure_problems(trial, task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -148,3 +149,13 @@ def test_words_for_schemas_and_values() -> None:
     assert did_you_mean("momentun", ["momentum", "lr"]) == " Did you mean 'momentum'?" and not did_you_mean("x", ["lr"])
     assert unwrapped(FORM["properties"]["maybe"]) == {"type": "integer", "minimum": 1} and unwrapped(NUMBER) is NUMBER
     assert fits({"enum": [1, 2]}, 1) and not fits({"enum": [1, 2]}, True), "true is no number"
+
+
+def test_a_part_whose_package_is_missing_says_how_to_get_it() -> None:
+    here = replace(entry("here", "loss"), packages=["json"])
+    away = replace(entry("away", "loss"), packages=["json", "no_such_package"])
+    catalog = Catalog([here, away])
+    assert here.lacks == "" and check_use({"use": "here"}, "loss", "loss", catalog) == []
+    (problem,) = check_use({"use": "away"}, "loss", "loss", catalog)
+    assert problem.path == "loss.use" and "pip install no_such_package" in problem.message
+    assert check_use({"use": "away", "enabled": False}, "loss", "loss", catalog) == []

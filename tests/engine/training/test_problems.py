@@ -345,3 +345,16 @@ def test_counts_are_series_that_lie_on_the_steps() -> None:
     train(document({"budget": {"steps": 25}}), sink)
     steps, values = sink.points["count/samples"]
     assert values == [6.0 * step for step in steps] and steps[-1] == 25 and steps == sorted(set(steps)) and 10 in steps
+
+
+def test_what_a_machine_lacks_is_greyed_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    @procedure(id="elsewhere", packages=("no_such_package",))
+    class Elsewhere(Heron):
+        """Needs what nobody has."""
+
+    known = {**registry.classes(), "elsewhere": Elsewhere}
+    monkeypatch.setattr(registry, "classes", lambda: known)
+    reasons = fits(Recipe.of({"task": {"use": "square-root"}}).text(), "procedure")
+    assert "pip install no_such_package" in reasons["elsewhere"] and "heron" not in reasons
+    with pytest.raises(RecipeError, match="pip install no_such_package"):
+        document({"procedure": {"use": "elsewhere"}}, base=SOLVER)
