@@ -5,30 +5,47 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from PySide6.QtGui import QGuiApplication
+from PySide6.QtGui import QGuiApplication, QPixmap
 from PySide6.QtWidgets import QFileDialog, QMenu, QWidget
 
 from app.places import Context
 
 
-def add_exports(menu: QMenu, widget: QWidget, context: Context, title: str, text: Callable[[], str]) -> None:
-    """The entries that every chart's menu has: copy and save, as a picture and as numbers."""
-    menu.addAction("Copy the picture", lambda: QGuiApplication.clipboard().setPixmap(widget.grab()))
-    menu.addAction("Copy the numbers", lambda: QGuiApplication.clipboard().setText(text()))
-    menu.addAction("Save the picture…", lambda: save_picture(widget, context, f"{title}.png"))
-    menu.addAction("Save the numbers…", lambda: save_text(widget, context, "Save the numbers", f"{title}.csv", text()))
+def add_exports(
+    menu: QMenu,
+    widget: QWidget,
+    context: Context,
+    title: str,
+    text: Callable[[], str] | None,
+    picture: Callable[[], QPixmap] | None = None,
+    plain: bool = False,
+) -> None:
+    """The entries that every chart's menu has: copy and save, as a picture and as numbers (or, `plain`, as a text).
+
+    Without `picture` it is the widget as it stands there; without `text` there are no numbers.
+    """
+    draw = widget.grab if picture is None else picture
+    what, ending = ("text", "txt") if plain else ("numbers", "csv")
+    menu.addAction("Copy the picture", lambda: QGuiApplication.clipboard().setPixmap(draw()))
+    if text is not None:
+        menu.addAction(f"Copy the {what}", lambda: QGuiApplication.clipboard().setText(text()))
+    menu.addAction("Save the picture…", lambda: save_picture(widget, context, f"{title}.png", draw))
+    if text is not None:
+        says, file = f"Save the {what}", f"{title}.{ending}"
+        menu.addAction(f"{says}…", lambda: save_text(widget, context, says, file, text()))
 
 
-def save_picture(widget: QWidget, context: Context, proposed: str) -> None:
-    """Asks for a file's name and saves what the widget shows there."""
+def save_picture(widget: QWidget, context: Context, proposed: str, draw: Callable[[], QPixmap] | None = None) -> None:
+    """Asks for a file's name and saves there what the widget shows, or what is drawn for it."""
     name, _ = QFileDialog.getSaveFileName(widget, "Save the picture", proposed, "Pictures (*.png)")
-    if name and not widget.grab().save(name):
+    if name and not (draw or widget.grab)().save(name):
         context.message(f"The picture was not saved: {name} cannot be written.", level="error")
 
 
 def save_text(parent: QWidget, context: Context, title: str, proposed: str, text: str) -> None:
     """Asks for a file's name and writes a text there, off the GUI thread."""
-    name, _ = QFileDialog.getSaveFileName(parent, title, proposed, "CSV (*.csv)")
+    kind = "Text (*.txt)" if proposed.endswith(".txt") else "CSV (*.csv)"
+    name, _ = QFileDialog.getSaveFileName(parent, title, proposed, kind)
     if not name:
         return
 

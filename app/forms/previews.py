@@ -23,8 +23,8 @@ from PySide6.QtWidgets import (
 from app import words
 from app.charts import Chart
 from app.curves import Curve
+from app.figures import FigureView
 from app.forms.fields import toml_text
-from app.forms.figures import FigureView
 from app.places import Context, label
 from app.questions import Question
 from app.recipes import RecipeDocument
@@ -285,7 +285,7 @@ class DataPanel(Panel):
 
     def __init__(self, context: Context):
         super().__init__("Data", "Some samples come here once the engine has loaded the task.")
-        self.figure = FigureView(context.theme)
+        self.figure = FigureView(context)
         self.column.addWidget(self.figure, 1)
 
     def show_answer(self, answer: Mapping[str, Any]) -> None:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtCore import QObject, Qt, Signal
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
 from app import words
+from app.figures import FigureView
+from app.figures.frame import Stored
 from app.forms.around import form_context
 from app.forms.fields import UNSET, ComboBox
-from app.forms.figures import FigureView
 from app.forms.parts import PartField
 from app.places import Context, button, label
 from app.questions import Question
 from app.theme import SPACE_M, SPACE_S, SPACE_XS
 from engine.catalog import Catalog
 from engine.errors import Problem
-from engine.recipe import Recipe
+from engine.figures import problems
+from engine.recipe import PLANS, Recipe
 
 PATIENCE_S = 600.0
-FIGURE_HEIGHT = 230
 MOST = 24
 
 
@@ -69,31 +70,142 @@ ACTS = (
 )
 
 
-class FigureCard(QWidget):
-    """One figure, and below it which probe drew it when."""
+@dataclass(frozen=True)
+class Kept:
+    """The figures of one name that a run has: when they were drawn, and the newest one's data (None: as before)."""
+
+    run: str
+    probe: str
+    name: str
+    history: tuple[Stored, ...]
+    figure: Mapping[str, Any] | None = None
+    problems: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.run, self.probe, self.name
+
+    @property
+    def id(self) -> int:
+        return self.history[-1][0]
+
+
+def read_figures(log: Any, run: str, known: Collection[int]) -> list[Kept]:
+    """What figures a run has, the name that came last first. Runs on the reader's thread.
+
+    The newest of each name is read unless its id is known. Of figures of one step, drawn again after a resume, the last
+    counts.
+    """
+    found: dict[tuple[str, str], dict[Any, int]] = {}
+    for row in log.figure_list(run):
+        steps = found.setdefault((row["probe"], row["name"]), {})
+        at = row["step"] if row["step"] is not None else -row["id"]
+        steps.pop(at, None)
+        steps[at] = row["id"]
+    kept = []
+    for (probe, name), steps in reversed(found.items()):
+        history = tuple((id, at if at >= 0 else None) for at, id in steps.items())
+        newest = log.figure(history[-1][0]) if history[-1][0] not in known else None
+        data = newest["data"] if newest is not None else None
+        wrong = tuple(problems(data)) if newest is not None else ()
+        kept.append(Kept(run, probe, name, history, data, wrong))
+    return kept[:MOST]
+
+
+def recipe_with(text: str, changes: Mapping[str, Any]) -> str:
+    """A recipe's text with changes by path; a plan of many runs becomes one of them."""
+    recipe = Recipe.parse(text)
+    for plan in PLANS:
+        recipe.remove(plan)
+    for path, value in changes.items():
+        recipe.set(path, value)
+    return recipe.text()
+
+
+def open_changed(context: Context, run: Mapping[str, Any], changes: Mapping[str, Any], owner: QWidget) -> None:
+    """Opens a run's recipe with changes in the Recipe place; worked out off the GUI thread."""
+    text, name = str(run["recipe"]), str(run["name"] or run["id"])
+
+    def failed(error: Exception) -> None:
+        context.message(f"The point's recipe cannot be opened: {error}", level="error")
+
+    context.worker.ask(
+        lambda _: recipe_with(text, changes),
+        lambda changed: context.go("recipe", text=changed, name=name),
+        failed=failed,
+        owner=owner,
+    )
+
+
+class FigureCard(QFrame):
+    """The figures of one name, the newest first seen, and below it which part drew it."""
+
+    opened = Signal(dict)
 
     def __init__(self, context: Context):
         super().__init__()
         self.stamp: tuple[str, int] = ("", 0)
-        self.view = FigureView(context.theme)
-        self.view.setMinimumHeight(FIGURE_HEIGHT)
+        self.setProperty("role", "panel")
+        self.view = FigureView(context, sized=True)
+        self.view.opened.connect(self.opened)
         self.caption = label("", "small", wrap=True)
         column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
+        column.setContentsMargins(SPACE_S, SPACE_XS, SPACE_S, SPACE_S)
         column.setSpacing(SPACE_XS)
         column.addWidget(self.view)
         column.addWidget(self.caption)
 
-    def show_figure(self, stamp: tuple[str, int], figure: Mapping[str, Any], caption: str) -> None:
-        """Draws the figure, unless it is the one that is shown."""
+    def show_kept(self, kept: Kept, caption: str) -> None:
+        """Draws the newest figure, unless it is shown or a person looks at an older one."""
         self.caption.setText(caption)
-        if stamp != self.stamp:
-            self.stamp = stamp
-            self.view.show_figure(figure)
+        self.caption.setVisible(bool(caption))
+        following = self.view.following
+        if (kept.run, kept.id) != self.stamp:
+            self.stamp = (kept.run, kept.id)
+            self.view.show_history(kept.history)
+            if following and kept.figure is not None:
+                self.view.show_figure(kept.figure, kept.problems)
+
+
+class FigureCards(QObject):
+    """The cards of a run's (or a sweep's) figures in a column, in the order in which `read_figures` gives them."""
+
+    opened = Signal(dict)
+
+    def __init__(self, context: Context, column: QVBoxLayout, first: int = 0):
+        super().__init__()
+        self.context = context
+        self.column = column
+        self.first = first  # where in the column the first card stands
+        self.cards: dict[tuple[str, str, str], FigureCard] = {}
+
+    @property
+    def known(self) -> list[int]:
+        """Ids of the figures that need not be read again."""
+        return [card.stamp[1] for card in self.cards.values()]
+
+    def show(self, kept: Sequence[Kept], caption: Callable[[Kept], str]) -> None:
+        wanted = {each.key: each for each in kept}
+        for key in [key for key in self.cards if key not in wanted]:
+            card = self.cards.pop(key)
+            card.hide()
+            card.deleteLater()
+        for number, (key, each) in enumerate(wanted.items()):
+            card = self.cards.get(key) or self._new(key)
+            at = self.column.itemAt(self.first + number)
+            if at is None or at.widget() is not card:
+                self.column.removeWidget(card)
+                self.column.insertWidget(self.first + number, card)
+            card.show_kept(each, caption(each))
+
+    def _new(self, key: tuple[str, str, str]) -> FigureCard:
+        card = self.cards[key] = FigureCard(self.context)
+        card.opened.connect(self.opened)
+        return card
 
 
 class FiguresPage(QWidget):
-    """Above: what to do, with which part and settings, and the button. Below: the newest figure of each kind."""
+    """Above: what to do, with which part and settings, and the button. Below: its figures, by name."""
 
     def __init__(self, context: Context):
         super().__init__()
@@ -101,7 +213,6 @@ class FiguresPage(QWidget):
         self.run: dict[str, Any] = {}
         self.act = ACTS[0]
         self.uses: dict[str, dict[str, Any]] = {}  # by kind: what was chosen last
-        self.cards: dict[tuple[str, str], FigureCard] = {}
         self._looked_at = ""
         self._question = Question(context, PATIENCE_S, self)
         self._question.answered.connect(self._answered)
@@ -129,7 +240,11 @@ class FiguresPage(QWidget):
         self.row.setSpacing(SPACE_S)
         self.row.addWidget(self.choice)
         self.row.addWidget(self.look)
-        self.none = label("No probe has looked at this run yet. Choose one above.", "muted", wrap=True)
+        self.none = label(
+            "This run has no figures yet. Its task may draw some as it trains, and a probe does when it looks.",
+            "muted",
+            wrap=True,
+        )
         inside = QWidget()
         self.holder = QVBoxLayout(inside)
         self.holder.setContentsMargins(SPACE_S, SPACE_S, SPACE_S, SPACE_S)
@@ -139,6 +254,8 @@ class FiguresPage(QWidget):
         self.holder.addWidget(self.state)
         self.holder.addWidget(self.none)
         self._put_field()
+        self._cards = FigureCards(self.context, self.holder, self.holder.count())
+        self._cards.opened.connect(lambda changes: open_changed(self.context, self.run, changes, self))
         area = QScrollArea()
         area.setWidgetResizable(True)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -265,34 +382,30 @@ class FiguresPage(QWidget):
         self._enable(self.problems())
         self.read()
 
+    @property
+    def cards(self) -> dict[tuple[str, str, str], FigureCard]:
+        return self._cards.cards
+
     def read(self) -> None:
         """Reads the figures, off the GUI thread."""
-        id = str(self.run["id"])
+        id, known = str(self.run["id"]), self._cards.known
+        self.context.reader.ask(
+            lambda log: (id, read_figures(log, id, known)), self._show, key="details-figures", owner=self
+        )
 
-        def newest(log: Any) -> tuple[str, list[dict[str, Any]]]:
-            kept = {(figure["probe"], figure["name"]): figure for figure in log.figures(id)}
-            return id, sorted(kept.values(), key=lambda figure: -figure["id"])[:MOST]
+    def _show(self, found: tuple[str, list[Kept]]) -> None:
+        run, kept = found
+        if run == self.run.get("id"):
+            self.none.setVisible(not kept)
+            self._cards.show(kept, self._caption)
 
-        self.context.reader.ask(newest, self._show, key="details-figures", owner=self)
+    def _caption(self, kept: Kept) -> str:
+        entry = self.forms.catalog.parts.get(kept.probe)
+        step = kept.history[-1][1]
+        alone = len(kept.history) == 1
+        said = entry.name if entry else kept.probe
+        return f"{said}, step {_grouped(step)}" if alone and step is not None else said
 
-    def _show(self, found: tuple[str, list[dict[str, Any]]]) -> None:
-        run, figures = found
-        if run != self.run.get("id"):
-            return
-        self.none.setVisible(not figures)
-        wanted = {(figure["probe"], figure["name"]): figure for figure in figures}
-        for key in [key for key, card in self.cards.items() if key not in wanted or card.stamp[0] != run]:
-            card = self.cards.pop(key)
-            card.hide()
-            card.deleteLater()
-        for place, (key, figure) in enumerate(wanted.items()):
-            if key not in self.cards:
-                self.cards[key] = FigureCard(self.context)
-            self.holder.removeWidget(self.cards[key])
-            self.holder.insertWidget(4 + place, self.cards[key])
-            self.cards[key].show_figure((run, figure["id"]), figure["data"], self._caption(figure))
 
-    def _caption(self, figure: Mapping[str, Any]) -> str:
-        entry = self.forms.catalog.parts.get(str(figure["probe"]))
-        step = f", step {figure['step']:,}" if figure["step"] is not None else ""
-        return f"{entry.name if entry else figure['probe']}{step}"
+def _grouped(number: int) -> str:
+    return f"{number:,}".replace(",", "\u202f")

@@ -22,7 +22,7 @@ from app.comparing.plots import Bar, Bars
 from app.comparing.table import RunTable
 from app.curves import Curve
 from app.places import Context, Empty, Place, button, label
-from app.places.figures import FigureCard
+from app.places.figures import FigureCards, Kept, open_changed, read_figures
 from app.states import ACTIVE, RESUMABLE, state
 from app.theme import SPACE_M, SPACE_S
 from engine import comparison
@@ -44,7 +44,6 @@ class SweepPlace(Place):
         self.listing: Listing | None = None
         self.best: Row | None = None
         self.sweeps: dict[str, dict[str, Any]] = {}
-        self.figures: dict[tuple[str, str, str], FigureCard] = {}
         self._draw_timer = QTimer(self)
         self._draw_timer.setSingleShot(True)
         self._draw_timer.timeout.connect(self._draw)
@@ -56,15 +55,15 @@ class SweepPlace(Place):
 
     def refresh(self) -> None:
         """Reads the sweeps and the runs of the one that is shown."""
-        wanted, catalog = self.which.wanted or self.which.key, self.context.catalog
+        wanted, catalog, drawn = self.which.wanted or self.which.key, self.context.catalog, self.figures.known
 
-        def read(log: Any) -> tuple[list[dict[str, Any]], str, Listing, list[dict[str, Any]]]:
+        def read(log: Any) -> tuple[list[dict[str, Any]], str, Listing, list[Kept]]:
             sweeps = log.runs(kind="sweep")
             known = [sweep["id"] for sweep in sweeps]
             chosen = wanted if wanted in known else (known[0] if known else "")
             runs = log.runs(sweep=chosen, archived=None) if chosen else []
-            figures = {(figure["probe"], figure["name"]): figure for figure in log.figures(chosen)} if chosen else {}
-            return sweeps, chosen, build(runs, View(), catalog), list(figures.values())
+            figures = read_figures(log, chosen, drawn) if chosen else []
+            return sweeps, chosen, build(runs, View(), catalog), figures[::-1]
 
         self.context.reader.ask(read, self._show, key="sweep", owner=self)
 
@@ -187,6 +186,8 @@ class SweepPlace(Place):
         self.drawn.setSpacing(SPACE_S)
         self.drawn.addWidget(self.verdict)
         self.drawn.addWidget(self.findings)
+        self.figures = FigureCards(self.context, self.drawn, self.drawn.count())
+        self.figures.opened.connect(self._open_point)
         self.answer = panel(label("Result", "section"), body=inside_answer)
         column.insertWidget(0, self.answer)
         self.matters = panel(label("Importance", "section"), body=self.importance)
@@ -217,7 +218,7 @@ class SweepPlace(Place):
 
     # -- data --------------------------------------------------------------------------------------------------------
 
-    def _show(self, answer: tuple[list[dict[str, Any]], str, Listing, list[dict[str, Any]]]) -> None:
+    def _show(self, answer: tuple[list[dict[str, Any]], str, Listing, list[Kept]]) -> None:
         sweeps, chosen, listing, figures = answer
         self.sweeps = {sweep["id"]: sweep for sweep in sweeps}
         self.which.offer((sweep["id"], _title(sweep)) for sweep in sweeps)
@@ -250,25 +251,16 @@ class SweepPlace(Place):
         self.stop.setVisible(bool(sweep) and str((sweep or {}).get("state")) in (*ACTIVE, "queued"))
         self.resume.setVisible(bool(sweep) and str((sweep or {}).get("state")) in RESUMABLE)
 
-    def _show_findings(self, sweep: Mapping[str, Any] | None, figures: Sequence[Mapping[str, Any]]) -> None:
+    def _show_findings(self, sweep: Mapping[str, Any] | None, figures: Sequence[Kept]) -> None:
         """What the search or the study itself says at its end: a sentence, its numbers, its figures."""
         done = sweep is not None and sweep["state"] == "done"
         self.verdict.setText(str(sweep["message"]) if sweep is not None and done else "")
         numbers = ((sweep or {}).get("metrics") or {}).items() if done else ()
         self.findings.setText("\n".join(f"{name}: {words.number(value)}" for name, value in numbers))
-        wanted = {(str(f["run"]), str(f["probe"]), str(f["name"])): f for f in figures}
-        for key in [key for key in self.figures if key not in wanted]:
-            card = self.figures.pop(key)
-            card.hide()
-            card.deleteLater()
-        for key, figure in wanted.items():
-            if key not in self.figures:
-                self.figures[key] = FigureCard(self.context)
-                self.drawn.addWidget(self.figures[key])
-            self.figures[key].show_figure((key[0], figure["id"]), figure["data"], "")
+        self.figures.show(figures, lambda _: "")
         for widget in (self.verdict, self.findings):
             widget.setVisible(bool(widget.text()))
-        self.answer.setVisible(bool(self.verdict.text() or wanted))
+        self.answer.setVisible(bool(self.verdict.text() or figures))
 
     def _draw(self) -> None:
         listing, metric = self.listing, self.measure.key
@@ -350,6 +342,11 @@ class SweepPlace(Place):
     def _open_best(self) -> None:
         if (run := self._best_run()) is not None:
             self.context.go("recipe", text=run["recipe"], name=run["name"])
+
+    def _open_point(self, changes: dict[str, Any]) -> None:
+        """A point of the sweep's own figures: its recipe with the point's changes."""
+        if (sweep := self.sweeps.get(self.which.key)) is not None:
+            open_changed(self.context, sweep, changes, self)
 
     def _show_best(self) -> None:
         if (run := self._best_run()) is not None:

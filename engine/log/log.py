@@ -338,6 +338,15 @@ class Log:
         rows = self._rows("SELECT * FROM figures WHERE run = ? ORDER BY id", (run,))
         return [{**row, "data": load(row["data"])} for row in rows]
 
+    def figure_list(self, run: str) -> list[dict[str, Any]]:
+        """Which figures a run has, oldest first: id, probe, name, step and time, without their data."""
+        return self._rows("SELECT id, probe, name, step, time FROM figures WHERE run = ? ORDER BY id", (run,))
+
+    def figure(self, id: int) -> dict[str, Any] | None:
+        """One figure with its data; None when there is no such figure (any more)."""
+        rows = self._rows("SELECT * FROM figures WHERE id = ?", (id,))
+        return {**rows[0], "data": load(rows[0]["data"])} if rows else None
+
     # -- meta --
 
     def meta(self, key: str) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from PySide6.QtCore import QSettings
 
-from app.forms.figures import FigureView
 from app.places import Context
 from app.places.recipe import DRAFT, RecipePlace
 from app.reader import EngineDesk
@@ -128,27 +127,3 @@ def test_nothing_is_asked_of_a_recipe_with_problems_or_off_screen(qtbot: Any, pl
     assert not place.previewer._settle.isActive()
     place.shown()
     assert place.previewer._settle.isActive()
-
-
-@pytest.mark.parametrize(
-    "figure",
-    [
-        {"kind": "curve", "series": [{"name": "a", "x": [0, 1], "y": [1, 2]}], "x": {"label": "x"}},
-        {"kind": "scatter", "series": [{"name": n, "x": [0, 1], "y": [1, 2]} for n in "ab"], "title": "Points"},
-        {"kind": "bars", "series": [{"name": "a", "x": ["one", "two"], "y": [1, 2]}]},
-        {"kind": "heatmap", "z": [[0, 1], [2, 3]], "x": {"values": [0, 1]}, "y": {"values": [0, 1]}},
-        {"kind": "heatmap", "z": [[-1, 1], [2, 3]], "diverging": True},
-        {"kind": "image-grid", "images": [[[0, 1], [1, 0]], [[[0, 1]], [[1, 0]], [[0, 0]]]], "captions": ["a"]},
-        {"kind": "text", "text": "def f(): pass"},
-    ],
-)
-def test_every_kind_of_figure_is_drawn(qtbot: Any, figure: dict[str, Any]) -> None:
-    view = FigureView(Theme())
-    qtbot.addWidget(view)
-    view.resize(300, 200)
-    view.show_figure(figure)
-    drawn = view.grab().toImage()
-    colours = {drawn.pixelColor(x, y).rgb() for x in range(0, 300, 3) for y in range(0, 200, 3)}
-    assert len(colours) > 1
-    view.show_figure({"kind": "text", "text": "other"})
-    assert len([w for w in view._inside if not w.isHidden()]) == 1

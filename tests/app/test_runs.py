@@ -395,7 +395,7 @@ def test_a_probe_looks_at_a_saved_run(
     qtbot.waitUntil(lambda: bool(page.cards) or "no figure" in page.state.text(), timeout=90_000)
     assert page.cards, page.state.text()
     with Log(workspace.database, readonly=True) as log:
-        stored = {(figure["probe"], figure["name"]): figure["data"] for figure in log.figures(made[0])}
+        stored = {(made[0], figure["probe"], figure["name"]): figure["data"] for figure in log.figures(made[0])}
     assert {key: card.view.figure for key, card in page.cards.items()} == stored
     qtbot.waitUntil(lambda: page.look.isEnabled() and "edge" in page.state.text(), timeout=5000)
     act(page, "decoder", "shifted")

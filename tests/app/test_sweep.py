@@ -197,14 +197,14 @@ def test_a_study_shows_its_verdict_its_numbers_and_its_figures(qtbot, place):
             log.add_figure(sweep, "any", "ends", curve)
     saved_run(place.context.workspace, sweep=sweep, name="one", points=20, metrics={"val/accuracy": 0.9})
     place.opened(run=sweep)
-    qtbot.waitUntil(lambda: len(place.figures) == 1, timeout=5000)
+    qtbot.waitUntil(lambda: len(place.figures.cards) == 1, timeout=5000)
     assert place.verdict.text() == verdict and place.findings.text().startswith("difference: ")
     assert place.verdict.isVisible() and place.answer.isVisible()
-    (card,) = place.figures.values()
+    (card,) = place.figures.cards.values()
     assert card.view.figure["title"] == "Ends"
     place.which.choose(other)
     place.refresh()
-    qtbot.waitUntil(lambda: not place.figures, timeout=5000)
+    qtbot.waitUntil(lambda: not place.figures.cards, timeout=5000)
     assert not place.answer.isVisible(), "a sweep that still trains has no verdict"
 
 
