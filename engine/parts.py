@@ -137,8 +137,8 @@ class Offer:
     grid), "tokens" (length), "nodes" (features of a node: the batch is all nodes of one graph), "points" (a set of
     them a sample), "text" or "none" (the model is called without inputs). `output` is "classes" (`size` logits),
     "values" (`size` numbers), "next-token" (`size` logits at each position), "embedding" (`size` numbers that place a
-    sample among the others), "field" (numbers on a grid), "sequence", "actions" (one of `size`, or `size` numbers),
-    "tour", "design", "samples", "solution" or "text".
+    sample among the others), "field" (numbers on a grid), "sequence" (tokens of `size` kinds, made one after another:
+    see `TokenByToken`), "actions" (one of `size`, or `size` numbers), "tour", "design", "samples", "solution", "text".
 
     `answer` is the shape of one answer where it is not `(size,)`, such as a field's channels, height and width. `about`
     is what else a model must know: a graph's matrix, the spans of coordinates.
@@ -157,6 +157,28 @@ class Offer:
     def features(self) -> int:
         """Numbers in one input."""
         return math.prod(self.shape)
+
+
+class TokenByToken(Protocol):
+    """What a decoder asks of a model that writes a sequence, token by token: any model for "sequence" has this.
+
+    A task that offers "sequence" has as its last input the answer's own tokens, each one place later, behind the token
+    that begins every answer; the inputs before it are what the answer is made from. The model's own answer is then
+    logits [B, L, size] of each token, given the true ones before it. `Offer.about` tells the tokens "padding", "begin"
+    and "end", which is part of the answer, and "longest", the most tokens of one, its end included.
+
+    A decoder answers with a dict: "logits" as above, "tokens" [B, longest], padded behind their end, and "score" [B],
+    their log-probability. Metrics of the answer itself are measured of "tokens"; without a decoder the most likely
+    token at each place stands for them, which is right throughout exactly where a greedy decoder is.
+    """
+
+    def begin(self, *inputs: Tensor) -> Any:
+        """Reads what the answer is made from. The state is a tensor, or dicts, lists and tuples of tensors, one row for
+        each answer: a decoder repeats, drops and reorders rows."""
+
+    def advance(self, state: Any, token: Tensor) -> tuple[Tensor, Any]:
+        """Takes the last token of each row [B]; gives the log-probabilities of the next [B, size], and the state that
+        follows."""
 
 
 Terms = dict[str, Tensor]

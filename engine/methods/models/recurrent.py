@@ -34,6 +34,9 @@ class Recurrent(Model):
         cell: How the state is updated: with gates (lstm, gru) or without (rnn).
         norm: Whether the sums in the cell are normalized over its units at each step.
         dropout: Share of each layer's outputs that are silenced at random in training.
+
+    Raises:
+        ValueError: For a task whose answer is a sequence of its own.
     """
 
     def __init__(
@@ -46,6 +49,8 @@ class Recurrent(Model):
         dropout: Decay = 0.0,
     ):
         super().__init__()
+        if offer.output == "sequence":
+            raise ValueError("It reads one sequence and answers along it; this task wants another one written.")
         self._offer = offer
         self.stem = Steps(offer, width)
         self.blocks = nn.Sequential()

@@ -38,7 +38,7 @@ class Transformer(Model):
         dropout: Share of the numbers that each branch silences at random in training.
 
     Raises:
-        ValueError: When the heads do not divide the width.
+        ValueError: When the heads do not divide the width, or the task's answer is a sequence of its own.
     """
 
     def __init__(
@@ -54,6 +54,8 @@ class Transformer(Model):
         super().__init__()
         if width % heads:
             raise ValueError(f"{heads} heads do not divide a width of {width}. Write a width that is a multiple of it.")
+        if offer.output == "sequence":
+            raise ValueError("It reads one sequence and answers along it; this task wants another one written.")
         self._offer = offer
         causal = offer.output == "next-token"
         act = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}[activation]
