@@ -203,6 +203,11 @@ class Batch:
         return len(self.index)
 
     @property
+    def asked(self) -> Tensor | None:
+        """Which samples are asked for [B], where others are there only to be seen: a mask with one entry a sample."""
+        return self.mask if self.mask is not None and self.mask.dim() == 1 else None
+
+    @property
     def x(self) -> Tensor:
         """The first input."""
         return next(iter(self.inputs.values()))
@@ -272,7 +277,12 @@ class Task:
 
     def columns(self, split: str) -> dict[str, Tensor]:
         """The split's tensors by name, one row a sample: inputs, "target", "weight", "mask", and metadata named
-        "meta.NAME"; none of them where the task has no such split."""
+        "meta.NAME"; none of them where the task has no such split.
+
+        A mask with more than one entry a sample is between the task and its objective (the positions that count). One
+        with one entry says which samples are asked for: the others, such as a graph's nodes of other splits, are seen
+        by the model, have no weight in any loss and count in no metric.
+        """
         if self.stream == "none":
             return {}
         raise NotImplementedError

@@ -326,6 +326,8 @@ def example_input(offer: Offer, batch: int = 2, device: str = "meta") -> Tensor:
     """An input of the shape that a task offers, on a device without memory."""
     if offer.input == "tokens":
         return torch.zeros((batch, *offer.shape), dtype=torch.long, device=device)
+    if offer.input == "nodes":  # a batch is all of them
+        batch = offer.about["graph"].nodes
     return torch.zeros((batch, *offer.shape), dtype=torch.get_default_dtype(), device=device)
 
 

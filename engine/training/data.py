@@ -82,7 +82,10 @@ def batch_of(columns: dict[str, Tensor], split: str) -> Batch:
     index, target = columns.pop("index"), columns.pop("target", None)
     weight, mask = columns.pop("weight", None), columns.pop("mask", None)
     meta = {name[5:]: columns.pop(name) for name in list(columns) if name.startswith("meta.")}
-    return Batch(columns, target, index, split, weight, mask, meta)
+    made = Batch(columns, target, index, split, weight, mask, meta)
+    if made.asked is not None:
+        made.weight = made.asked.float() if weight is None else weight * made.asked
+    return made
 
 
 def blank(device: torch.device, split: str = "train") -> Batch:

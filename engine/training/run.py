@@ -520,7 +520,7 @@ class Run:
         """The mean of every metric over a split, the mean objective as "loss", and what the task judges by itself."""
         sums: dict[str, Tensor] = {}
         answers: list[Any] = []
-        count = 0
+        rows, count = 0, 0.0
         with self.answering(variant) as answer:
             for batch in self.batches(split, limit=limit) if self.task.by_row else ():
                 with torch.set_grad_enabled(bool(self.task.input_gradients)):
@@ -529,17 +529,21 @@ class Run:
                     measured = self.measured(output, batch)
                 if self.task.collects:
                     answers.append(output)
+                asked = batch.asked
+                counted = len(batch) if asked is None else float(asked.sum())
                 for name, value in measured.items():
                     value = value.detach().double()
-                    total = value.sum() if value.dim() else value * len(batch)
+                    if asked is not None and value.dim():
+                        value = torch.where(asked, value, 0.0)
+                    total = value.sum() if value.dim() else value * counted
                     sums[name] = sums[name] + total if name in sums else total
-                count += len(batch)
+                rows, count = rows + len(batch), count + counted
             judged = self.task.judge(split, answer, self._judging(split)) if split in self.task.judges else {}
         if not count:
             return judged
         found = {name: total / count for name, total in sums.items()}
         if answers:
-            found |= self.task.overall(_joined(answers), next(self.batches(split, count, count)))
+            found |= self.task.overall(_joined(answers), next(self.batches(split, rows, rows)))
         numbers = torch.stack(list(found.values())).tolist() if found else []
         return self.task.summary(dict(zip(found, numbers, strict=True))) | judged
 
