@@ -267,7 +267,9 @@ def derivative(chain: Sequence[Step], x: Gaussian, answer: int = 0) -> Derivativ
     """How an answer changes with each input: a product of slopes and weights, each of them with mean and variance.
 
     Slopes are taken as straight lines at the mean, as the nonlinearities are: where one does not bend (ReLU), nothing
-    connects a derivative with the place where it is taken.
+    connects a derivative with the place where it is taken. Units are independent here, and yet they all move with x:
+    taken for itself their variance is too small, so it is at least what the covariance demands (no correlation is
+    larger than 1).
     """
     at = Gaussian(x.mean.flatten(1), x.var.flatten(1))
     inputs = at.mean.shape[1]
@@ -292,4 +294,6 @@ def derivative(chain: Sequence[Step], x: Gaussian, answer: int = 0) -> Derivativ
             mean = slope * mean
             own = slope * own
             at = Gaussian(step.nonlinear.value(at.mean), slope.squeeze(-1).square() * at.var)
-    return Derivative(mean[:, answer], var[:, answer], covariance[:, answer])
+    found = covariance[:, answer]
+    least = found.square() / x.var.flatten(1)
+    return Derivative(mean[:, answer], torch.maximum(var[:, answer], least.nan_to_num(0.0)), found)

@@ -346,6 +346,10 @@ def _loss(document: Mapping[str, Any], task: Task) -> list[Problem]:
         return []
     cls: Any = registry.classes()[use["use"]]
     found = []
+    owner: Any = registry.classes()[document["procedure"]["use"]]
+    if owner.brings_objective:
+        sentence = f"{document['procedure']['use']} brings its own objective and would not use it; leave [loss] out."
+        found.append(Problem("loss", use["use"], sentence))
     if cls.outputs and task.offer.output not in cls.outputs:
         takes = " or ".join(cls.outputs)
         found.append(Problem("loss", use["use"], f"it takes {takes}, but the task offers {task.offer.output}."))

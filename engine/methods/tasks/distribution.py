@@ -83,7 +83,8 @@ class Distribution(Task):
         modes = how many of the ring's places, or of the ten digits, at least 1 % of the samples are at
 
     Helps: generators, denoisers, and whatever else makes samples; in the plane the truth can be looked at.
-    Hurts: the distance does not end at 0: two draws of the truth are apart, too, by their finite number.
+    Hurts: the distance does not end at 0: two draws of 256 samples of the truth are apart too, by about 0.12 times the
+    scale on the ring, 0.1 on the spiral, and 2.9 for digits.
     Cost: matching takes some milliseconds for 256 samples, and grows with the cube of their number.
 
     Choices: in the plane all is within [-scale, scale] but for the noise. A sample is at the ring's nearest place when

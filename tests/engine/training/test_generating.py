@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from engine import registry
+from engine.errors import RecipeError
 from engine.parts import Batch, Decoder, Offer, Procedure, Task, Technique, decoder, procedure, task, technique
 from engine.recipe import Recipe
 from engine.training import checkpoint
@@ -193,3 +194,8 @@ def test_rows_are_not_answered_and_a_decoders_cost_is_that_of_what_was_asked() -
     assert set(memory.points["val/off"][0]) == {4, 6} and not [n for n in memory.points if n.startswith("train/off")]
     assert memory.points["decoder/calls"][1] == [3.0, 3.0]
     assert run.columns_of("val").size == 12
+
+
+def test_a_loss_that_nobody_would_use_is_refused() -> None:
+    with pytest.raises(RecipeError, match="brings its own objective and would not use it"):
+        assemble(document(loss={"use": "half-squared-error"}), Recorder(Memory()))
