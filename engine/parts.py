@@ -336,7 +336,13 @@ class Task:
 
 
 class Model(nn.Module):
-    """An architecture. Built for what a task offers (first constructor argument `offer`), or refuses by ValueError."""
+    """An architecture. Built for what a task offers (first constructor argument `offer`), or refuses by ValueError.
+
+    `inputs`, `outputs`: the kinds that it is made for (`Offer`), asked before it is built; empty: any.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ()
+    outputs: ClassVar[tuple[str, ...]] = ()
 
     def anatomy(self) -> Anatomy:
         """What the model is made of; derived from its modules where a subclass does not say."""

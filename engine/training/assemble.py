@@ -20,6 +20,7 @@ from engine.kit.calibration import norms_of
 from engine.parts import (
     Ask,
     Batch,
+    Offer,
     Procedure,
     Sampler,
     Schedule,
@@ -177,13 +178,17 @@ def _model(document: Mapping[str, Any], task: Task, procedure: Procedure) -> nn.
         if "model" in procedure.uses:
             offer = procedure.offer(task)
         else:  # whether it takes the task at all is asked first: it makes the model of what the task tells
-            found = _kinds("procedure", id, type(procedure), task)
+            found = _kinds("procedure", id, type(procedure), task.offer)
             requires = getattr(procedure, "requires", None)
             settings = registry.settings_of(document["procedure"])
             reason = requires(settings, task, anatomy_of(nn.Identity()), document) if requires and not found else None
             if found or reason:
                 raise RecipeError(found or [Problem("procedure", id, str(reason))])
             return procedure.make_model(task)
+    use = document["model"]["use"]
+    unfit = _kinds("model", use, registry.classes()[use], offer)
+    if unfit:
+        raise RecipeError(unfit)
     model: nn.Module = _build("model", document["model"], offer)
     return model
 
@@ -231,12 +236,12 @@ def procedure_problems(document: Mapping[str, Any], task: Task) -> list[Problem]
     """Whether the procedure can work on the task: the kinds that it takes, and a loss that somebody brings."""
     use = document["procedure"]["use"]
     cls: Any = registry.classes()[use]
-    found = _kinds("procedure", use, cls, task)
+    found = _kinds("procedure", use, cls, task.offer)
     if not found and not task.has_objective and not cls.brings_objective:
         fitting = [
             id
             for id, other in registry.classes().items()
-            if getattr(other, "brings_objective", False) and not _kinds("procedure", id, other, task)
+            if getattr(other, "brings_objective", False) and not _kinds("procedure", id, other, task.offer)
         ]
         sentence = (
             f"{document['task']['use']} has no loss to descend, so {use} cannot train it; choose a procedure that "
@@ -246,14 +251,15 @@ def procedure_problems(document: Mapping[str, Any], task: Task) -> list[Problem]
     return found
 
 
-def _kinds(path: str, use: str, cls: Any, task: Task) -> list[Problem]:
-    """Whether a part takes what the task offers, and answers with what it wants."""
+def _kinds(path: str, use: str, cls: Any, offer: Offer) -> list[Problem]:
+    """Whether a part takes what is offered, and answers with what is wanted."""
     for takes, offered, what in (
-        (cls.inputs, task.offer.input, "takes"),
-        (cls.outputs, task.offer.output, "answers with"),
+        (cls.inputs, offer.input, "takes"),
+        (cls.outputs, offer.output, "answers with"),
     ):
         if takes and offered not in takes:
-            sentence = f"it {what} {' or '.join(takes)}, but the task offers {offered}."
+            wanted = "offers" if takes is cls.inputs else "asks for"
+            sentence = f"it {what} {' or '.join(takes)}, but the task {wanted} {offered}."
             return [Problem(path, use, sentence)]
     return []
 
@@ -452,7 +458,7 @@ def _decoder(document: Mapping[str, Any], task: Task) -> list[Problem]:
     use = document.get("decoder")
     if not use:
         return []
-    return _kinds("decoder", use["use"], registry.classes()[use["use"]], task)
+    return _kinds("decoder", use["use"], registry.classes()[use["use"]], task.offer)
 
 
 NO_STATISTICS = (

@@ -15,6 +15,8 @@ CATALOG = registry.catalog()
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "part" in metafunc.fixturenames:
         metafunc.parametrize("part", list(CATALOG.parts))
+    if "tasked" in metafunc.fixturenames:
+        metafunc.parametrize("tasked", [e.id for e in CATALOG.of_kind("task")])
     if "trained" in metafunc.fixturenames:
         metafunc.parametrize("trained", [e.id for e in CATALOG.parts.values() if e.kind in TRAINED])
     if "posed" in metafunc.fixturenames:

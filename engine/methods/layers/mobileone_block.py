@@ -180,6 +180,9 @@ class MobileOne(Model):
             and depths differ.
     """
 
+    inputs = ("image",)
+    outputs = ("classes", "values", "embedding")
+
     def __init__(
         self,
         offer: Offer,

@@ -44,6 +44,9 @@ class ChoiceCell(Model):
         ValueError: For inputs that are no images, or a genotype of another length.
     """
 
+    inputs = ("image",)
+    outputs = ("classes", "values", "embedding")
+
     def __init__(
         self,
         offer: Offer,

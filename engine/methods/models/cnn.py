@@ -37,6 +37,9 @@ class CNN(Model):
         ValueError: For a task whose inputs are not images, or are too small for the stages.
     """
 
+    inputs = ("image",)
+    outputs = ("classes", "values", "embedding")
+
     def __init__(
         self,
         offer: Offer,

@@ -36,6 +36,9 @@ class ConvAutoencoder(Model):
             halved so often.
     """
 
+    inputs = ("image",)
+    outputs = ("values",)
+
     def __init__(
         self,
         offer: Offer,

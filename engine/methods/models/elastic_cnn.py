@@ -54,6 +54,9 @@ class ElasticCNN(Model, Elastic):
         ValueError: For a task whose inputs are not square images, even kernels, or images too small for the stages.
     """
 
+    inputs = ("image",)
+    outputs = ("classes", "values", "embedding")
+
     def __init__(
         self,
         offer: Offer,

@@ -44,6 +44,9 @@ class MLP(Model):
         ValueError: For a task whose inputs are tokens.
     """
 
+    inputs = ("vector", "image")
+    outputs = ("classes", "values", "embedding")
+
     def __init__(
         self,
         offer: Offer,

@@ -39,6 +39,9 @@ class Recurrent(Model):
         ValueError: For a task whose answer is a sequence of its own.
     """
 
+    inputs = ("vector", "image", "tokens")
+    outputs = ("classes", "values", "next-token", "embedding")
+
     def __init__(
         self,
         offer: Offer,

@@ -58,6 +58,9 @@ class ScaledResidualMlp(Model):
         ValueError: For a task whose inputs are tokens, or that wants an answer at each position.
     """
 
+    inputs = ("vector", "image")
+    outputs = ("classes", "values", "embedding")
+
     def __init__(
         self,
         offer: Offer,

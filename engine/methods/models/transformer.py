@@ -41,6 +41,9 @@ class Transformer(Model):
         ValueError: When the heads do not divide the width, or the task's answer is a sequence of its own.
     """
 
+    inputs = ("vector", "image", "tokens")
+    outputs = ("classes", "values", "next-token", "embedding")
+
     def __init__(
         self,
         offer: Offer,

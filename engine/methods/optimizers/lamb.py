@@ -253,7 +253,7 @@ class TrustRatios(Probe):
     def requires(
         cls, settings: Mapping[str, Any], task: Task, anatomy: Anatomy, recipe: Mapping[str, Any]
     ) -> str | None:
-        if recipe.get("optimizer", {}).get("use") not in ("lamb", "lars"):
+        if (recipe.get("optimizer") or {}).get("use") not in ("lamb", "lars"):
             return "Only LAMB and LARS have trust ratios. Choose one of them as the optimizer, or leave this probe out."
         return None
 
