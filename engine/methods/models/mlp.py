@@ -45,7 +45,7 @@ class MLP(Model):
     """
 
     inputs = ("vector", "image")
-    outputs = ("classes", "values", "embedding")
+    outputs = ("classes", "values", "embedding", "actions", "samples")
 
     def __init__(
         self,
