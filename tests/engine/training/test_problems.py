@@ -304,7 +304,7 @@ def test_what_a_procedure_does_not_use_takes_no_part() -> None:
 def test_a_task_without_a_loss_wants_a_procedure_that_brings_one() -> None:
     text = refused({"task": {"use": "square-root"}})
     assert "square-root has no loss to descend, so backprop cannot train it" in text and "heron" in text
-    assert "it answers with solution, but the task offers values" in refused({"procedure": {"use": "heron"}})
+    assert "it answers with solution, but the task asks for values" in refused({"procedure": {"use": "heron"}})
     reasons = fits(Recipe.of({"task": {"use": "square-root"}}).text(), "procedure")
     assert "backprop" in reasons and "heron" not in reasons
     assert "heron" in fits(Recipe.of(BASE).text(), "procedure")
