@@ -171,6 +171,15 @@ def sketch(document: Mapping[str, Any], task: Task) -> nn.Module:
         return _model(document, task, procedure)
 
 
+def fitting_sketch(document: Mapping[str, Any], task: Task) -> nn.Module:
+    """The sketch, once it is known that the procedure can work on the task at all: what it wants of a model is second.
+    Raises RecipeError."""
+    found = [] if document.get("phases") else procedure_problems(document, task)
+    if found:
+        raise RecipeError(found)
+    return sketch(document, task)
+
+
 def _model(document: Mapping[str, Any], task: Task, procedure: Procedure) -> nn.Module:
     """The recipe's model, for what the procedure wants of it; or the one that the procedure makes."""
     id = info(procedure).id
@@ -197,7 +206,7 @@ def problems(document: Mapping[str, Any]) -> list[Problem]:
     """What clashes in a filled recipe: parts that refuse the task, the model or each other."""
     try:
         task = build_task(document)
-        model = sketch(document, task)
+        model = fitting_sketch(document, task)
     except RecipeError as error:
         return error.problems
     return clashes(document, task, anatomy_of(model))
@@ -489,7 +498,7 @@ def assemble(document: Mapping[str, Any], recorder: Recorder, device: torch.devi
     device = device or pick_device(document["training"]["device"])
     with sources.around(device=device, seed=document["seed"], sink=recorder.sink) as here:
         task = build_task(document)
-        found = clashes(document, task, anatomy_of(sketch(document, task)))
+        found = clashes(document, task, anatomy_of(fitting_sketch(document, task)))
         if found:
             raise RecipeError(found)
         return assemble_stage(phases.Course(document, task, here.folder), 0, recorder, device)

@@ -25,6 +25,7 @@ from engine.training.assemble import (
     build_techniques,
     clashes,
     enabled,
+    fitting_sketch,
     planned,
     procedure_problems,
     sketch,
@@ -47,7 +48,7 @@ def preview(text: str) -> dict[str, Any]:
             raise RecipeError(found)
         document = with_model(recipe.filled(catalog))
         task = build_task(document)
-        model = sketch(document, task)
+        model = fitting_sketch(document, task)
         runs = None
         if document["search"]:
             runs = build_search(document).total()
