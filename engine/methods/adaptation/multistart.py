@@ -51,17 +51,14 @@ class Multistart(Decoder):
 
     def __init__(self, starts: Whole = 0, augment: bool = False):
         self.starts, self.augment = starts, augment
-        self._count: int | None = None
 
     @property
     def cost(self) -> float | None:
-        return None if self._count is None else float(self._count * (8 if self.augment else 1))
-
-    def setup(self, run: Run) -> None:
-        self._count = min(self.starts or run.offer.size, run.offer.size)
+        return float(self.starts * (8 if self.augment else 1)) if self.starts else None
 
     def predict(self, run: Run, batch: Batch, rng: torch.Generator) -> Tensor:
-        starts = every_start(len(batch), batch.x.shape[1], batch.x.device, self._count or 0)
+        n = batch.x.shape[1]
+        starts = every_start(len(batch), n, batch.x.device, min(self.starts, n))
         return best_answers(run, batch, greedy, starts, self.augment)
 
     @classmethod
@@ -70,4 +67,6 @@ class Multistart(Decoder):
     ) -> str | None:
         if not builds_tours(anatomy.module):
             return "It lets a policy build tours from several points, and this model builds none."
+        if settings.get("starts", 0) > task.offer.size:
+            return f"An instance has {task.offer.size} points to start from; write starts = 0 for all of them."
         return None

@@ -37,6 +37,7 @@ class Rollout:
     final: Tensor
     following: Tensor | None
     ended: list[tuple[float, int]]
+    entropy: Tensor | None = None  # of the policy, on average
 
 
 @dataclass
@@ -245,10 +246,12 @@ class A3C(Procedure):
             return {"value": (returns - value).square().sum(0)}
         policy, value = given[..., :-1], given[..., -1]
         better = (returns - value).detach()
+        entropy = self._actions.entropy(policy)
+        played.entropy = entropy.detach().mean()
         return {
             "policy": -(self._actions.log_prob(policy, played.actions) * better).sum(0),
             "value": self.value_coefficient * (returns - value).square().sum(0),
-            "entropy": -self.entropy * self._actions.entropy(policy).sum(0),
+            "entropy": -self.entropy * entropy.sum(0),
         }
 
     def _after(self, run: Run, played: Rollout, model: nn.Module) -> Tensor:
@@ -267,6 +270,8 @@ class A3C(Procedure):
         """Counts, logs the episodes that have ended, and brings the target up to date."""
         before = run.counts.get("environment-steps", 0) // self.target_every
         run.count("environment-steps", played.rewards.numel())
+        if played.entropy is not None:
+            run.log("policy/entropy", played.entropy)
         if played.ended:
             returns = [brought for brought, _ in played.ended]
             run.log("episode/return", sum(returns) / len(returns))

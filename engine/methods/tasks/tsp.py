@@ -53,8 +53,13 @@ class Tsp(Task):
             neighbour from every start and 2-opt.
         instances: Fixed instances for validation, and as many for test.
         distribution: Points spread evenly over the square, or around three centres.
-        test_distribution: The points of the test instances; another than in training shows what carries over.
+        test_points: Points of a test instance, from 3; 0 takes as many as in training. More of them, or points spread
+            in another way, show what a policy carries over to problems that it was not trained on.
+        test_distribution: How the points of the test instances are spread.
         split_seed: Seed of the fixed instances.
+
+    Raises:
+        ValueError: For test instances of one or two points.
     """
 
     metric = ("gap", "min")
@@ -66,23 +71,30 @@ class Tsp(Task):
         points: Annotated[int, Field(ge=3, le=200)] = 10,
         instances: Count = 100,
         distribution: Literal["uniform", "clusters"] = "uniform",
+        test_points: Annotated[int, Field(ge=0, le=200)] = 0,
         test_distribution: Literal["same", "uniform", "clusters"] = "same",
         split_seed: Whole = 0,
     ):
         self.points, self.instances, self.split_seed = points, instances, split_seed
         self.distribution, self.test_distribution = distribution, test_distribution
+        self.test_points = test_points
+        if 0 < test_points < 3:
+            raise ValueError(f"A round trip has 3 points or more; test_points is {test_points}.")
         self.offer = Offer("points", (points, 2), "tour", points, span=(0.0, 1.0))
         self.fixed: dict[str, dict[str, Tensor]] = {}
 
     def load(self) -> None:
         rng = seeded(self.split_seed)
-        test = self.distribution if self.test_distribution == "same" else self.test_distribution
-        self.fixed = {name: self._measured(kind, rng) for name, kind in (("val", self.distribution), ("test", test))}
+        kind = self.distribution if self.test_distribution == "same" else self.test_distribution
+        self.fixed = {
+            "val": self._measured(self.points, self.distribution, rng),
+            "test": self._measured(self.test_points or self.points, kind, rng),
+        }
 
-    def _measured(self, kind: str, rng: torch.Generator) -> dict[str, Tensor]:
-        points = instances(self.instances, self.points, kind, rng)
+    def _measured(self, count: int, kind: str, rng: torch.Generator) -> dict[str, Tensor]:
+        points = instances(self.instances, count, kind, rng)
         best = reference_tours(points)
-        near = nearest_neighbour(points, every_start(len(points), self.points, points.device, 1))
+        near = nearest_neighbour(points, every_start(len(points), count, points.device, 1))
         return {
             "points": points,
             "target": best,

@@ -72,3 +72,5 @@ def test_every_tour_counts_as_a_call() -> None:
 def test_they_need_a_policy_that_builds_tours() -> None:
     with pytest.raises(RecipeError, match=r"points|tour"):
         ready(decoder={"use": "multistart"})
+    with pytest.raises(RecipeError, match="has 8 points to start from"):
+        answering(use="multistart", starts=9)

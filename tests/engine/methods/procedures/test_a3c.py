@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from engine.errors import RecipeError
 from engine.kit.environments import Actions, Environment
 from engine.methods.procedures.a3c import A3C, EPSILONS, Rollout
 from engine.parts import Batch
-from tests.engine.methods.short import ready, train
+from tests.engine.methods.short import ready, resumed, train
 
 RECIPE: dict[str, Any] = {
     "task": {"use": "gymnasium", "episodes": 2, "limit": 20},
@@ -75,7 +76,7 @@ def test_the_gradient_averages_to_the_closed_form() -> None:
     part, run, model = arms(workers=20000, t_max=1, entropy=0.1)
     played = part.play(run, 0, model)
     terms = part.terms(run, played, model)
-    logits, value = model.weight[:2, 0].detach(), float(model.weight[2, 0])
+    logits, value = model.weight[:2, 0].detach(), model.weight[2, 0].item()
     p = logits.softmax(0)
     pays = torch.tensor([1.0, 3.0])
     entropy = -(p * p.log()).sum()
@@ -102,6 +103,7 @@ def test_a_rollout_of_one_step_is_the_one_step_actor_critic_and_sums_are_over_th
     torch.testing.assert_close(found["policy"], -policy.log_prob(played.actions[0]) * error.detach())
     torch.testing.assert_close(found["value"], 0.3 * error.square())
     torch.testing.assert_close(found["entropy"], -0.02 * policy.entropy())
+    played.entropy = None
     both = Rollout(*(torch.cat([v, v]) if isinstance(v, Tensor) else v for v in vars(played).values()))
     both.terminated[0] = True  # so that the first step's return does not see the second's
     both.rewards[0] = target
@@ -254,3 +256,33 @@ def test_it_learns_which_arm_pays() -> None:
         descent.step()
     after = model.weight[:, 0].detach()
     assert before < 0.4 and float(after[:2].softmax(0)[1]) > 0.9 and float(after[2]) == pytest.approx(3.0, abs=0.3)
+
+
+def test_the_more_an_undecided_policy_is_worth_the_less_it_decides() -> None:
+    left = []
+    for worth in (0.0, 0.5, 10.0):
+        part, run, model = arms(workers=16, t_max=1, entropy=worth)
+        descent = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(80):
+            played = part.play(run, 0, model)
+            terms = part.terms(run, played, model)
+            descent.zero_grad()
+            sum(term.mean() for term in terms.values()).backward()  # type: ignore[union-attr]
+            descent.step()
+        left.append(float(played.entropy))  # type: ignore[arg-type]
+    assert left[0] < left[1] - 0.01 and left[1] < left[2] - 0.1 and left[2] < 0.6932
+
+
+RESUMED = {
+    "sarsa": {"procedure": {"use": "a3c", "algorithm": "one-step-sarsa", "explore": 50, "target_every": 30}},
+    "q": {"procedure": {"use": "a3c", "algorithm": "n-step-q", "workers": 3, "explore": 50, "target_every": 30}},
+    "numbers": {"task": {"use": "gymnasium", "environment_id": "Pendulum-v1", "episodes": 1, "limit": 23}},
+    "table": {"task": {"use": "gymnasium", "environment_id": "FrozenLake-v1", "episodes": 1, "limit": 23}},
+    "thread": {"procedure": {"use": "a3c", "workers": 1, "asynchronous": True}},
+}
+
+
+@pytest.mark.parametrize("kind", list(RESUMED))
+def test_it_goes_on_in_the_middle_of_an_episode(kind: str, tmp_path: Path) -> None:
+    whole, again = resumed(tmp_path, 7, **{**recipe(workers=2), **RESUMED[kind]})
+    assert whole.weights == again.weights and whole.metrics == again.metrics

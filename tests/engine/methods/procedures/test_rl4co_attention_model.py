@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from engine.errors import RecipeError
 from engine.kit.routing import every_start, greedy, roll_out, sampler, tour_length
 from engine.methods.procedures.rl4co_attention_model import NeuralRouting, better
 from engine.training.run import Run
-from tests.engine.methods.short import ready, train
+from tests.engine.methods.short import ready, resumed, train
 
 RECIPE: dict[str, Any] = {
     "task": {"use": "tsp", "points": 6, "instances": 16},
@@ -191,3 +192,12 @@ def test_it_refuses_what_it_cannot_do() -> None:
         ready(procedure={"use": "rl4co-attention-model"})
     with pytest.raises(RecipeError, match="builds a tour point by point"):
         ready(**{**recipe(), "model": {"use": "mlp"}})
+
+
+@pytest.mark.parametrize("baseline", ["exponential", "rollout", "critic"])
+def test_it_goes_on_with_the_baseline_that_it_had(
+    baseline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.methods.tasks.tsp.Tsp.epoch_steps", 2)
+    whole, again = resumed(tmp_path, 3, **recipe(baseline=baseline, comparison=32, level=0.9))
+    assert whole.weights == again.weights and whole.metrics == again.metrics

@@ -9,6 +9,7 @@ from engine.figures import problems
 from engine.kit.routing import is_tour, tour_length
 from engine.methods.tasks.tsp import SPREAD, Tsp, instances
 from engine.parts import Batch
+from tests.engine.methods.short import train
 
 
 def loaded(**settings: object) -> Tsp:
@@ -74,3 +75,20 @@ def test_its_figures_show_tours_beside_the_best(points: int) -> None:
     assert left == [[i, (i + 1) % points] for i in range(points)]
     best = task.columns("test")["target"][0].tolist()
     assert found["tour 0"]["edges"][points][0] == points + best[0]
+
+
+def test_the_test_may_have_more_points_than_training() -> None:
+    task = loaded(points=5, test_points=9, instances=4)
+    assert task.columns("val")["points"].shape == (4, 5, 2) and task.columns("test")["points"].shape == (4, 9, 2)
+    assert is_tour(batch(task).target).all() and task.offer.size == 5
+    run, _, outcome = train(
+        task={"use": "tsp", "points": 5, "test_points": 9, "instances": 4},
+        model={"use": "attention-model", "width": 8, "heads": 2, "layers": 1, "hidden": 16},
+        procedure={"use": "rl4co-attention-model"},
+        decoder={"use": "multistart"},
+        budget={"steps": 2},
+    )
+    assert outcome.metrics["test/gap"] >= 0 and outcome.metrics["decoder/calls"] == 9
+    assert run.predict(batch(task)).shape == (4, 9)
+    with pytest.raises(ValueError, match="3 points or more"):
+        Tsp(test_points=2)
