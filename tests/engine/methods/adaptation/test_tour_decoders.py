@@ -59,6 +59,20 @@ def test_more_draws_are_better_and_a_cold_draw_is_greedy() -> None:
     assert torch.equal(cold, lengths(answering(use="multistart")))
 
 
+def test_exchanges_shorten_the_policys_tour_and_the_nearest_points() -> None:
+    batch = next(answering().batches("test"))
+    plain, better = lengths(answering()), lengths(answering(use="two-opt"))
+    assert (better <= plain + 1e-5).all() and better.mean() < plain.mean() - 0.1
+    near = lengths(answering(use="two-opt", start="nearest", improve=False))
+    torch.testing.assert_close(near, batch.meta["nearest"])
+    every = lengths(answering(use="two-opt", start="nearest", starts=8, improve=False))
+    assert (every <= near + 1e-5).all() and every.mean() < near.mean()
+    assert lengths(answering(use="two-opt", start="nearest")).mean() < near.mean()
+    run = answering(use="two-opt", start="nearest")
+    run.evaluate("test")
+    assert run.calls == 0 and run.decoder is not None and run.decoder.cost == 0
+
+
 def test_every_tour_counts_as_a_call() -> None:
     for calls, decoder in (
         (16, {"use": "multistart", "starts": 2, "augment": True}),
