@@ -39,7 +39,9 @@ KINDS = (
     "search",
     "probe",
     "study",
+    "language-model",
 )
+TAKING = ("technique", "procedure")  # the kinds whose parts put others to work
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Catalog:
     def example(self, id: str) -> dict[str, Any]:
         """The smallest recipe that exercises a part: default parts, the part in its place, its own `example` over it.
 
-        A layer is put in by whatever technique takes a layer, at the sites of its role.
+        A part of a kind that has no section of its own (a layer, a language model) is put into one that takes it.
         """
         from engine.recipe import SECTIONS, merge
 
@@ -147,18 +149,24 @@ class Catalog:
         section = next((s for s in SECTIONS if s.kind == entry.kind), None)
         if section is not None:
             base[section.name] = [{"use": id}] if section.many else {"use": id}
-        elif entry.kind == "layer":
-            base["techniques"] = [self._placing(id)]
+        else:
+            base = merge(base, self._placing(entry))
         return merge(base, entry.example)
 
-    def _placing(self, layer: str) -> dict[str, Any]:
-        """A technique that puts a layer into a model."""
-        for technique in self.of_kind("technique"):
-            fields = technique.schema["properties"]
-            slot = next((name for name, f in fields.items() if f.get("x-part") == "layer"), None)
-            if slot:
-                return {"use": technique.id, slot: {"use": layer}}
-        raise AthanorError("No technique puts a layer into a model.")
+    def _placing(self, entry: Entry) -> dict[str, Any]:
+        """A recipe patch with a part that takes parts of this one's kind, and whatever that one's example needs: a
+        technique that puts a layer into a model, a procedure that asks a language model."""
+        from engine.recipe import SECTIONS, merge
+
+        for section in (section for section in SECTIONS if section.kind in TAKING):
+            for taking in self.of_kind(section.kind):
+                fields = taking.schema["properties"]
+                slot = next((name for name, f in fields.items() if f.get("x-part") == entry.kind), None)
+                if slot:
+                    use = {"use": taking.id, slot: {"use": entry.id}}
+                    there: dict[str, Any] = {section.name: [use] if section.many else use}
+                    return there if section.many else merge(taking.example, there)
+        raise AthanorError(f"No part takes a {entry.kind}.")
 
     def slots(self) -> list[str]:
         return sorted({entry.slot for entry in self.parts.values()})

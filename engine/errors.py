@@ -41,3 +41,7 @@ class ServiceError(AthanorError):
 
 class CheckpointError(AthanorError):
     """A checkpoint is missing, damaged or belongs to another recipe."""
+
+
+class ContactError(AthanorError):
+    """A language model could not be asked: its host is not allowed, a secret is missing, or it gave no answer."""

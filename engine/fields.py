@@ -5,7 +5,7 @@ They are ordinary annotations: a type checker sees `float`, pydantic sees the li
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema
 
@@ -39,6 +39,15 @@ Live = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-space": Tr
 Space = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-space": True})]
 
 
+# Text of several lines.
+Lines = Annotated[str, Field(json_schema_extra={"x-lines": True})]
+# The address of a server that a part talks to, a secret's name, and whether only kept replies are used: what a part
+# with such fields may do is asked of the person first, see `engine.endpoints`.
+Endpoint = Annotated[str, Field(pattern=r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$", json_schema_extra={"x-endpoint": True})]
+SecretName = Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9-]*)?$", json_schema_extra={"x-secret": True})]
+Replay = Annotated[Literal["record", "only"], Field(json_schema_extra={"x-replay": True})]
+
+
 def part_of(kind: str) -> Any:
     """The annotation's mark for a parameter that is itself a part: ``Annotated[Any, part_of("layer")]``."""
     return WithJsonSchema({"x-part": kind})
@@ -55,3 +64,4 @@ SchedulePart = Annotated[Any, part_of("schedule")]
 OptimizerPart = Annotated[Any, part_of("optimizer")]
 ModelPart = Annotated[Any, part_of("model")]
 TaskPart = Annotated[Any, part_of("task")]
+LanguagePart = Annotated[Any, part_of("language-model")]

@@ -124,6 +124,7 @@ transform = _decorator("transform")
 search = _decorator("search")
 probe = _decorator("probe")
 study = _decorator("study")
+language_model = _decorator("language-model")
 
 
 # -- what a task offers and a model takes ------------------------------------------------------------------------------
@@ -716,6 +717,12 @@ class Procedure:
         then, and schedules know how long the run is."""
         return {}
 
+    @classmethod
+    def calls(cls, settings: Mapping[str, Any], task: Task, recipe: Mapping[str, Any], steps: int) -> int:
+        """Roughly how often it will ask its language models in so many steps: what a person is told beforehand. A
+        decoder may have this method too."""
+        return 0
+
     def prepare_model(self, run: Run, model: nn.Module) -> nn.Module:
         """The model to train, as the techniques left it, changed before any optimizer exists."""
         return model
@@ -741,6 +748,10 @@ class Procedure:
 
     def result(self, run: Run) -> dict[str, float]:
         """Numbers to report at the end, beside the metrics."""
+        return {}
+
+    def figures(self, run: Run) -> dict[str, Figure]:
+        """What a person looks at to see what it does, by name; drawn when the task's figures are."""
         return {}
 
     def found(self, run: Run) -> dict[str, Any]:
@@ -784,6 +795,10 @@ class Decoder:
     def predict(self, run: Run, batch: Batch, rng: torch.Generator) -> Any:
         """The answer to a batch, in the form that the task's metrics take. `run.answer(batch)` is the model's own."""
         return run.answer(batch)
+
+    def figures(self, run: Run) -> dict[str, Figure]:
+        """As a procedure's: how it came to its answers in the last evaluation."""
+        return {}
 
 
 # -- looking and searching ---------------------------------------------------------------------------------------------
@@ -964,6 +979,40 @@ class Study:
 
     def report(self, table: Sequence[Row]) -> Answer:
         """The answer from the runs that have ended, in the order of the plan; some may have failed or diverged."""
+        raise NotImplementedError
+
+
+# -- language models ---------------------------------------------------------------------------------------------------
+
+
+class Message(NamedTuple):
+    """One turn of a conversation. `role` is "system" (what it is told to be), "user" or "assistant" (itself)."""
+
+    role: str
+    text: str
+
+
+class Reply(NamedTuple):
+    """What a language model has said, and how many tokens it read and wrote for it."""
+
+    text: str
+    tokens: int = 0
+
+
+class LanguageModel:
+    """Answers text with text: a server's model, or rules. A part that needs one takes a field `LanguagePart`.
+
+    `occasion` are numbers that say which time this is that the same thing is asked (the run's seed, its step). Where an
+    answer is drawn at random, another occasion draws anew, and the same one brings the same answer back: so a run that
+    is resumed, or replayed, hears what it heard before. It keeps no memory between two calls.
+    """
+
+    def replies(self, asked: Sequence[Sequence[Message]], occasion: Sequence[int] = ()) -> list[Reply]:
+        """The replies to several conversations, in their order; they do not know of each other."""
+        return [self.reply(conversation, occasion) for conversation in asked]
+
+    def reply(self, conversation: Sequence[Message], occasion: Sequence[int] = ()) -> Reply:
+        """The reply to one conversation, whose last turn is the user's."""
         raise NotImplementedError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from platformdirs import user_cache_path, user_data_path
+from platformdirs import user_cache_path, user_config_path, user_data_path
 
 from engine.errors import AthanorError
 
@@ -35,6 +35,11 @@ class Workspace:
     def database(self) -> Path:
         return self.folder / "athanor.db"
 
+    @property
+    def replies(self) -> Path:
+        """What language models have answered: see `engine.replies`."""
+        return self.folder / "replies.db"
+
     def run_folder(self, run: str) -> Path:
         """The folder of one run's checkpoints, made when first asked for."""
         folder = self.folder / "runs" / run
@@ -61,5 +66,13 @@ def cache_folder() -> Path:
     """Where what can be made again is kept (the catalog); ATHANOR_CACHE overrides."""
     chosen = os.environ.get("ATHANOR_CACHE")
     folder = Path(chosen).expanduser() if chosen else user_cache_path("athanor", appauthor=False)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def settings_folder() -> Path:
+    """Where a person's own settings are kept, which belong to no workspace; ATHANOR_SETTINGS overrides."""
+    chosen = os.environ.get("ATHANOR_SETTINGS")
+    folder = Path(chosen).expanduser() if chosen else user_config_path("athanor", appauthor=False)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder

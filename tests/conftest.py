@@ -18,6 +18,7 @@ os.environ.setdefault("ATHANOR_CACHE", str(Path(tempfile.gettempdir()) / f"athan
 
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test reads or writes the workspace of the person who runs it."""
+    """No test reads or writes the workspace, or the settings, of the person who runs it."""
     monkeypatch.setenv("ATHANOR_WORKSPACE", str(tmp_path_factory.mktemp("workspace")))
+    monkeypatch.setenv("ATHANOR_SETTINGS", str(tmp_path_factory.mktemp("settings")))
     yield

@@ -50,6 +50,7 @@ class Previewer(QObject):
         self.active = False
         self.state = ""
         self.sites: dict[str, list[str]] = {}
+        self.calls: int | None = None  # of language models, roughly; None while no preview has told
         self._text = ""  # what was asked last
         self._question = Question(context, PATIENCE_S, self)
         self._question.answered.connect(self._take)
@@ -95,6 +96,7 @@ class Previewer(QObject):
     def _take(self, answer: Mapping[str, Any]) -> None:
         self._say("")
         found = [Problem(p["path"], p.get("value"), p["message"]) for p in answer.get("problems", [])]
+        self.calls = answer.get("calls") or None
         if answer.get("sites"):
             self.sites = dict(answer["sites"])
         self.document.add_problems(self._text, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from app.consent import ask_first
 from app.forms.around import form_context
 from app.forms.chooser import Chooser
 from app.forms.outline import Outline
@@ -42,6 +44,7 @@ from app.questions import Question
 from app.recipes import RecipeDocument, blank, section_of, trial_of
 from app.theme import SPACE_M, SPACE_S
 from engine.catalog import Catalog
+from engine.endpoints import Contact
 from engine.errors import AthanorError, RecipeError
 from engine.recipe import BY_NAME, PHASES, PLANS, Recipe, flatten
 from engine.settings import RESERVED
@@ -409,7 +412,19 @@ class RecipePlace(Place):
         if self._training or not self.can_train() or seeds is None:
             return
         self._training = True
-        text, name = self.document.recipe.text(), self.document.recipe.name
+        text, calls = self.document.recipe.text(), self.previewer.calls
+
+        def queue(allow: Sequence[Contact]) -> None:
+            self._queue(text, seeds, allow)
+
+        ask_first(self.context, self, text, calls, queue, self._not_queued)
+
+    def _not_queued(self, error: Exception) -> None:
+        self._training = False
+        self._complain(str(error))
+
+    def _queue(self, text: str, seeds: list[int], allow: Sequence[Contact]) -> None:
+        name = self.document.recipe.name
         sweep = any(self.document.get(name) is not None for name in PLANS)
 
         def queued(runs: list[str]) -> None:
@@ -418,12 +433,11 @@ class RecipePlace(Place):
             self.context.message(f"{what} is in the queue" + (f", {len(runs)} runs." if len(runs) > 1 else "."))
             self.context.go("sweep" if sweep else "runs", run=runs[0])
 
-        def failed(error: Exception) -> None:
-            self._training = False
-            self._complain(str(error))
-
         self.context.engine.ask(
-            lambda engine: [engine.queue(text, seed=seed) for seed in seeds], queued, failed=failed, owner=self
+            lambda engine: [engine.queue(text, seed=seed, allow=allow) for seed in seeds],
+            queued,
+            failed=self._not_queued,
+            owner=self,
         )
 
     # -- files -------------------------------------------------------------------------------------------------------

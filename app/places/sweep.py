@@ -20,12 +20,14 @@ from app.comparing.panels import TradeOff, cell_mean, panel
 from app.comparing.plan import Plan, settings_text
 from app.comparing.plots import Bar, Bars
 from app.comparing.table import RunTable
+from app.consent import ask_first
 from app.curves import Curve
 from app.places import Context, Empty, Place, button, label
 from app.places.figures import FigureCards, Kept, open_changed, read_figures
 from app.states import ACTIVE, RESUMABLE, state
 from app.theme import SPACE_M, SPACE_S
 from engine import comparison
+from engine.endpoints import Contact
 from engine.statistics import explained
 
 BEST, TRIED = "best", "tried"
@@ -320,7 +322,10 @@ class SweepPlace(Place):
             self.plan.start.setEnabled(True)
             self.context.message(str(error), level="error")
 
-        self.context.engine.ask(lambda engine: engine.queue(text), queued, failed=failed, owner=self)
+        def queue(allow: Sequence[Contact]) -> None:
+            self.context.engine.ask(lambda engine: engine.queue(text, allow=allow), queued, failed=failed, owner=self)
+
+        ask_first(self.context, self, text, None, queue, failed)
 
     def _take_back(self, run: str) -> None:
         self.context.engine.ask(lambda engine: engine.stop(run), lambda _: self.refresh(), owner=self)

@@ -29,6 +29,8 @@ COMMANDS = {
     "compare": "put the results of runs side by side, with what differs in their recipes",
     "transform": "fold, merge or convert a saved run's model, with measured error, size and speed",
     "evidence": "measure what methods do against their baselines",
+    "allow": "let runs send text to a machine, such as a language model's server",
+    "secret": "put an API key into the system's keyring, or take it out",
     "doctor": "look at versions, devices, display and database, with a remedy for what is wrong",
 }
 """Each is a module of this package, with `arguments(parser)` and `run(options) -> exit code`."""

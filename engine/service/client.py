@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.endpoints import Contact, Permissions
 from engine.errors import ServiceError
 from engine.log import Log
 from engine.log.log import new_id
@@ -118,9 +119,16 @@ class Engine:
         priority: int = 0,
         device: str | None = None,
         name: str | None = None,
+        allow: Sequence[Contact] = (),
     ) -> str:
-        """Puts a recipe into the queue and returns the run's id. Raises RecipeError when the text is no TOML."""
-        run = create_run(self.log, recipe_text, seed=seed, priority=priority, device=device, name=name)
+        """Puts a recipe into the queue and returns the run's id. Raises RecipeError when the text is no TOML.
+
+        `allow` are the machines that this run, and those that it plans, may talk to, beside what is allowed for good.
+        """
+        run = new_id()
+        for contact in allow:  # before a worker can see the run
+            Permissions().allow(contact.origin, contact.secret, run)
+        create_run(self.log, recipe_text, id=run, seed=seed, priority=priority, device=device, name=name)
         self.ensure()
         return run
 

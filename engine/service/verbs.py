@@ -6,7 +6,7 @@ import shutil
 import time
 from typing import Any
 
-from engine import sources
+from engine import replies, sources
 from engine.errors import ServiceError
 from engine.log import Log
 from engine.recipe import Recipe
@@ -147,5 +147,6 @@ def delete(log: Log, workspace: Workspace, run: Run) -> str:
     # A queued run must not start between this look and its end.
     log.transition(name, ["queued"], "stopped")
     log.delete_run(name)
+    replies.forget(workspace.replies, name)
     shutil.rmtree(workspace.run_folder(name), ignore_errors=True)
     return "deleted"

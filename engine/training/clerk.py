@@ -9,19 +9,20 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from engine import registry
+from engine import endpoints, registry
 from engine.errors import AthanorError, Problem, RecipeError
 from engine.log import Log, SeriesWriter
 from engine.recipe import SECTIONS, Recipe
 from engine.training import checkpoint, sources
 from engine.training.assemble import assemble, filled
-from engine.training.loop import Trainer
+from engine.training.loop import Trainer, keeping_replies
 from engine.training.preview import fits, preview
 from engine.training.recorder import Recorder
+from engine.training.worker import runs_of
 from engine.workspace import Workspace
 
 
@@ -57,7 +58,11 @@ def saved(workspace: Workspace, id: str, change: Callable[[Recipe], None]) -> It
     change(recipe)
     recipe.set("training.device", "cpu")
     around = sources.around(workspace=workspace, folder=workspace.run_folder(id))
-    with around, SeriesWriter(workspace.database, id) as sink:
+    with ExitStack() as stack:
+        stack.enter_context(around)
+        stack.enter_context(endpoints.around(runs=runs_of(row)))
+        stack.enter_context(keeping_replies(workspace, None))
+        sink = stack.enter_context(SeriesWriter(workspace.database, id))
         document = filled(recipe)
         trainer = Trainer(assemble(document, Recorder(sink)), workspace.run_folder(id))
         trainer.load(state)

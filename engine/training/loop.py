@@ -10,8 +10,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from typing import Any
 import tomlkit
 import torch
 
-from engine import registry
+from engine import endpoints, registry
 from engine.axes import COUNTED, EPOCH, EXPERIENCE
-from engine.errors import AthanorError
+from engine.errors import AthanorError, ContactError
 from engine.parts import Batch, Probe, Progress, Transform, info
+from engine.replies import Replies
 from engine.training import checkpoint, phases, sources
 from engine.training.assemble import assemble, enabled, fitting, pick_device
 from engine.training.measure import parameter_count, sparsity
@@ -387,11 +388,16 @@ class Trainer:
         return found
 
     def _draw(self) -> None:
-        """Stores what the task draws of the model's answers; once a step, and seldom enough to be looked through."""
+        """Stores what task, procedure and decoder draw; once a step, and seldom enough to be looked through."""
         if self._drawn == self.run.step:
             return
-        for name, figure in self.run.figures().items():
-            self.sink.figure(self.run.recipe["task"]["use"], name, figure, self.run.step)
+        drawn = {self.run.recipe["task"]["use"]: self.run.figures()}
+        for part in (self.run.procedure, self.run.decoder):
+            if part is not None:
+                drawn[info(part).id] = part.figures(self.run)
+        for id, figures in drawn.items():
+            for name, figure in figures.items():
+                self.sink.figure(id, name, figure, self.run.step)
         self._drawn = self.run.step
 
     def measure(self, split: str) -> dict[str, float]:
@@ -696,6 +702,8 @@ def train(
     with ExitStack() as undo:
         undo.enter_context(forked(device))
         here = undo.enter_context(sources.around(workspace=workspace, folder=folder, told=[]))
+        undo.enter_context(keeping_replies(workspace, folder))
+        require_contacts(document)
         undo.callback(torch.set_num_threads, threads)
         torch.set_num_threads(document["training"]["threads"] or sensible_threads())
         try:
@@ -707,6 +715,31 @@ def train(
         if prepare is not None:
             prepare(trainer)
         return trainer.train()
+
+
+@contextmanager
+def keeping_replies(workspace: Workspace | None, folder: Path | None) -> Iterator[None]:
+    """What language models answer is kept: in the workspace, else in the run's folder, else while it trains."""
+    here = endpoints.surroundings()
+    if here.replies.path is not None:  # a source is trained within another run
+        yield
+        return
+    path = workspace.replies if workspace is not None else folder / "replies.db" if folder is not None else None
+    replies = Replies(path, here.runs[0] if here.runs else "")
+    try:
+        with endpoints.around(replies=replies):
+            yield
+    finally:
+        replies.close()
+
+
+def require_contacts(document: Mapping[str, Any]) -> None:
+    """Raises ContactError where a recipe would talk to a machine that the person has not allowed."""
+    contacts = endpoints.named_in(document, registry.catalog())
+    if contacts:
+        refused = endpoints.Permissions().refused(contacts, endpoints.surroundings().runs)
+        if refused:
+            raise ContactError("\n".join(contact.sentence for contact in refused))
 
 
 def _stopped_before(sink: Sink) -> Outcome:

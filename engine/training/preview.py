@@ -78,7 +78,17 @@ def preview(text: str) -> dict[str, Any]:
         "steps_per_epoch": per_epoch,
         "phases": [{"name": s.label, "steps": n} for s, n in zip(course.stages, lengths, strict=True) if s.name],
         "sites": _sites(anatomy),
+        "calls": _calls(document, task, steps or 0) * (runs or 1),
     }
+
+
+def _calls(document: Mapping[str, Any], task: Task, steps: int) -> int:
+    """Roughly how often the recipe's language models will be asked."""
+    uses = (document[name] for name in ("procedure", "decoder") if document[name])
+    parts = ((registry.classes()[use["use"]], use) for use in uses)
+    return sum(
+        cls.calls(registry.settings_of(use), task, document, steps) for cls, use in parts if hasattr(cls, "calls")
+    )
 
 
 def _sites(anatomy: Anatomy) -> dict[str, list[str]]:

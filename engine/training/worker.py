@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from engine import registry
+from engine import endpoints, registry
 from engine.errors import AthanorError, CheckpointError
 from engine.log import Log, SeriesWriter
 from engine.recipe import Recipe
@@ -35,8 +35,13 @@ def work(workspace: Workspace, id: str) -> None:
             raise AthanorError(f"There is no run {id} in {workspace.database}.")
         log.update_run(id, pid=os.getpid(), started=row["started"] or time.time(), ended=None, message="")
     folder = workspace.run_folder(id)
-    with SeriesWriter(workspace.database, id) as sink:
+    with SeriesWriter(workspace.database, id) as sink, endpoints.around(runs=runs_of(row)):
         guarded(sink, lambda: _train(sink, row, folder, workspace))
+
+
+def runs_of(row: dict[str, Any]) -> tuple[str, ...]:
+    """Those whose permissions hold for a run: its own, and those of the sweep that planned it."""
+    return (row["id"], *([row["sweep"]] if row["sweep"] else []))
 
 
 def _train(sink: SeriesWriter, row: dict[str, Any], folder: Path, workspace: Workspace) -> None:

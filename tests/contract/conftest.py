@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
 from engine import registry
+from engine.endpoints import Permissions
+from tests.endpoint import Endpoint, by_rules, serving
 
 CATALOG = registry.catalog()
 
@@ -33,8 +36,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 TRAINED = (
     *("task", "model", "layer", "loss", "sampler", "optimizer"),
-    *("schedule", "technique", "procedure", "decoder", "probe", "transform"),
+    *("schedule", "technique", "procedure", "decoder", "probe", "transform", "language-model"),
 )
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Endpoint]:
+    """What the parts that talk to a server talk to here: their default address is this one's."""
+    fields = [f for entry in CATALOG.parts.values() for f in entry.schema["properties"].values() if f.get("x-endpoint")]
+    with serving(by_rules()) as endpoint:
+        before = [field.get("default") for field in fields]
+        for field in fields:
+            field["default"] = endpoint.url
+        yield endpoint
+        for field, default in zip(fields, before, strict=True):
+            field["default"] = default
+
+
+@pytest.fixture(autouse=True)
+def _allowed(server: Endpoint, _own_folders: None) -> None:
+    """The server is allowed in this test, and in the processes that it starts; nothing else is."""
+    Permissions().allow(server.origin)
 
 
 @pytest.fixture(scope="session")
