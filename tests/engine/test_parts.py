@@ -13,7 +13,7 @@ from engine.parts import Batch, Offer, Progress, Schedule, Technique, Value, inf
 def test_every_kind_has_its_decorator() -> None:
     for kind in KINDS:
 
-        @getattr(parts, kind)(paper="A Title", arxiv="1234.5678", precision="fp32")
+        @getattr(parts, kind.replace("-", "_"))(paper="A Title", arxiv="1234.5678", precision="fp32")
         class SomeHTTPThing:
             pass
 

@@ -52,6 +52,11 @@ class Everything:
         optimizer: fields.OptimizerPart = None,
         model: fields.ModelPart = None,
         task: fields.TaskPart = None,
+        language: fields.LanguagePart = None,
+        lines: fields.Lines = "",
+        endpoint: fields.Endpoint = "http://localhost",
+        secret: fields.SecretName = "",
+        replay: fields.Replay = "record",
         several: Annotated[Any, fields.parts_of("layer")] = [],  # noqa: B006
         choice: Literal["a", "b"] = "a",
         flag: bool = True,
@@ -91,6 +96,11 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "optimizer": {"x-part": "optimizer"},
     "model": {"x-part": "model"},
     "task": {"x-part": "task"},
+    "language": {"x-part": "language-model"},
+    "lines": {"type": "string", "x-lines": True},
+    "endpoint": {"type": "string", "pattern": r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$", "x-endpoint": True},
+    "secret": {"type": "string", "pattern": r"^([a-z0-9][a-z0-9-]*)?$", "x-secret": True},
+    "replay": {"type": "string", "enum": ["record", "only"], "x-replay": True},
     "several": {"x-parts": "layer"},
     "choice": {"type": "string", "enum": ["a", "b"]},
     "flag": {"type": "boolean"},
@@ -110,7 +120,9 @@ def test_every_kind_of_annotation_becomes_its_field() -> None:
             default = found.pop("default")
             assert default == ([0.9, 0.99] if name == "betas" else default) and not isinstance(default, tuple)
         assert found == expected, name
-    public = {name for name in vars(fields) if name[0].isupper() and name not in ("Annotated", "Any", "Field")}
+    public = {
+        name for name in vars(fields) if name[0].isupper() and name not in ("Annotated", "Any", "Field", "Literal")
+    }
     used = set(Everything.__init__.__annotations__.values())
     missing = {name for name in public - {"WithJsonSchema"} if not any(f"fields.{name}" in str(text) for text in used)}
     assert not missing, f"not covered here: {missing}"
