@@ -34,7 +34,7 @@ class CNN(Model):
         dropout: Share of the features before the head that are silenced at random in training.
 
     Raises:
-        ValueError: For a task whose inputs are not images, or are too small for the stages.
+        ValueError: For a task whose inputs are not images, or are too small for the stages, or that asks for a field.
     """
 
     inputs = ("image",)
@@ -102,6 +102,11 @@ def _check(offer: Offer, widths: list[int]) -> None:
         raise ValueError(
             f"The convolutional network takes images, and the task offers {offer.input} inputs, which have no height "
             "and width. Choose another model."
+        )
+    if offer.output == "field":
+        raise ValueError(
+            "This convolutional network answers one row of numbers for a picture, and the task asks for a field. "
+            "Choose a model that maps fields to fields."
         )
     if not widths:
         raise ValueError("A convolutional network has at least one stage: write widths = [16, 32], for example.")

@@ -72,7 +72,8 @@ class MLP(Model):
             self.apply(lambda m: _start(m, init_std if init == "normal" else 0.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.blocks(self.stem(x)))
+        answer = self.head(self.blocks(self.stem(x)))
+        return answer.unflatten(-1, self._offer.answer) if self._offer.answer else answer
 
     def anatomy(self) -> Anatomy:
         features = self.blocks[-1] if len(self.blocks) else self.stem
