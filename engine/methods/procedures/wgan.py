@@ -188,13 +188,15 @@ class WassersteinGAN(Procedure):
         return self._shaped(run, run.model(noise((len(batch), self.latent), rng_for(batch, run.seed))))
 
     def after_evaluation(self, run: Run, metrics: Mapping[str, float]) -> None:
-        name, _ = run.task.metric
+        measured = metrics.get(f"val/{run.task.metric[0]}")
+        if measured is None:
+            return
         with run.evaluating(), torch.no_grad():
             rng = run.rng(f"{ID}/estimate")
             real = run.stream_of("train", f"{ID}/estimate", 1000).next().x
             found = estimate(self.judge(run, real), self.judge(run, self.make(run, len(real), rng)), self.objective)
         self.estimates.append(float(found))
-        self.measured.append(metrics[f"val/{name}"])
+        self.measured.append(measured)
         run.log("critic/estimate-at-evaluation", found)
 
     def result(self, run: Run) -> dict[str, float]:
