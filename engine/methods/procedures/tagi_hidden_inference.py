@@ -88,8 +88,9 @@ class TAGI(Procedure):
         N(0, 1 / fan_in), variances at gain^2 / fan_in, weights and biases alike. A class is answered by 1 at its place
         and -1 elsewhere, and the largest mean is the answer. The cap is 0.1 for single samples, 2 below 256 of them and
         3 from there on; a variance that is used up is set to 1e-5. Without the cap both are left alone, and variances
-        may become negative: on digits batches of 16 do not mind, and those of 64 diverge. A sample's weight multiplies what it teaches. The logged loss is -log of the density that
-        the answers were given before they were learned from.
+        may become negative: on digits batches of 16 do not mind, and those of 64 diverge. A sample's weight multiplies
+        what it teaches. The logged loss is -log of the density that the answers were given before they were learned
+        from.
 
     Args:
         sigma_v: Deviation of the noise on what is observed.
