@@ -80,9 +80,11 @@ class TAGI(Procedure):
                    W: c = m_a v_W,   b: c = v_b,   the layer below: c = f'(m_z) m_W v_z;   summed over the batch
         cap:       no mean and no variance moves by more than sqrt(v) / cap in a step
 
-    Helps: few samples, where it matters how sure an answer is; data that come one by one; nothing to tune but sigma_v.
-    Hurts: all covariances are dropped, so that it is surer than it should be. Only plain chains of layers are known
-        here. On large batches it learns less from each sample.
+    Helps: data that are seen once, or come one by one; where it matters how sure an answer is; nothing to tune but
+        sigma_v.
+    Hurts: all covariances are dropped, so that how sure it is of itself is only roughly right. Over many passes a tuned
+        optimizer does as well or better. Only plain chains of layers are known here. On large batches it learns less
+        from each sample.
     Cost: a pass forward and one back with twice the arithmetic of backpropagation; twice the memory of the weights.
     Choices: the parameters of the recipe's model are the means, buffers beside them the variances. Means start from
         N(0, 1 / fan_in), variances at gain^2 / fan_in, weights and biases alike. A class is answered by 1 at its place
