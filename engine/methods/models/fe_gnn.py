@@ -57,6 +57,9 @@ class FEGNN(Model):
         ValueError: For a task that is no graph.
     """
 
+    inputs = ("nodes",)
+    outputs = ("classes", "values")
+
     def __init__(
         self,
         offer: Offer,

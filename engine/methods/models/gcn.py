@@ -64,6 +64,9 @@ class GCN(Model):
         ValueError: For a task that is no graph, or no hidden layer to read the answer from.
     """
 
+    inputs = ("nodes",)
+    outputs = ("classes", "values")
+
     def __init__(
         self,
         offer: Offer,

@@ -44,7 +44,7 @@ class MLP(Model):
         ValueError: For a task whose inputs are tokens.
     """
 
-    inputs = ("vector", "image")
+    inputs = ("vector", "image", "nodes")
     outputs = ("classes", "values", "embedding", "actions", "samples")
 
     def __init__(

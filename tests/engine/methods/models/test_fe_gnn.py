@@ -136,5 +136,5 @@ def test_unshared_weights_are_better_where_neighbours_are_of_other_classes() -> 
 def test_other_tasks_are_refused() -> None:
     from engine.errors import RecipeError
 
-    with pytest.raises(RecipeError, match="offers vector inputs"):
+    with pytest.raises(RecipeError, match="offers vector"):
         ready(model={"use": "fe-gnn"})

@@ -116,7 +116,7 @@ def test_other_losses_and_terms_see_the_same_nodes() -> None:
     ("changes", "sentence"),
     [
         ({"model": {"use": "cnn"}}, "nodes"),
-        ({"task": {"use": "two-moons"}}, "offers vector inputs"),
+        ({"task": {"use": "two-moons"}}, "offers vector"),
         ({"task": {"use": "block-graph", "labelled": 0.8}}, "leave no node for the test"),
         ({"task": {"use": "house-graph", "base": 5}}, "write a larger base"),
         ({"training": {"accumulate": 2}}, "handed out whole"),
