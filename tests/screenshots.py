@@ -1,7 +1,8 @@
-"""Pictures of every place: `python -m tests.screenshots DIR [--size 1280x720]`.
+"""Pictures of every place and of every kind of figure: `python -m tests.screenshots DIR [--size 1280x720] [--figures]`.
 
 Drives the real window offscreen, on the real engine, in a workspace of its own: builds a recipe by clicks, trains it
-twice with different optimizers and seeds, runs a small sweep, and saves each place light and dark.
+twice with different optimizers and seeds, runs a small sweep, and saves each place light and dark. The figures are
+drawn from example data; with `--figures` only they are.
 """
 
 from __future__ import annotations
@@ -32,14 +33,50 @@ def main(arguments: list[str] | None = None) -> int:
     ask = argparse.ArgumentParser(prog="tests.screenshots", description="Saves a picture of every place.")
     ask.add_argument("folder", type=Path)
     ask.add_argument("--size", default="1280x720", help="the window's size")
+    ask.add_argument("--figures", action="store_true", help="only the figures, not the places")
     given = ask.parse_args(arguments)
     width, _, height = given.size.partition("x")
     given.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as home:
         # What the window remembers of a person (theme, places) stays out of the pictures.
         os.environ["ATHANOR_CONFIG"] = home
-        take(Path(home) / "Digits lab", given.folder, (int(width), int(height)))
+        draw_figures(Path(home), given.folder)
+        if not given.figures:
+            take(Path(home) / "Digits lab", given.folder, (int(width), int(height)))
     return 0
+
+
+def draw_figures(home: Path, folder: Path) -> None:
+    """A picture of each kind of figure, light and dark, as it is copied out of the window."""
+    from PySide6.QtCore import QSettings
+    from PySide6.QtTest import QTest
+    from PySide6.QtWidgets import QApplication
+
+    from app.figures import FigureView
+    from app.places import Context
+    from app.theme import Theme
+    from engine.workspace import Workspace
+    from tests.app.example_figures import EXAMPLES
+
+    application = QApplication.instance() or QApplication([])
+    settings = QSettings(str(home / "figures.ini"), QSettings.Format.IniFormat)
+    context = Context(Workspace(home / "Figures"), settings, Theme(settings))
+    try:
+        for theme in ("light", "dark"):
+            context.theme.choose(theme)
+            for name, make in EXAMPLES.items():
+                frame = FigureView(context)
+                frame.resize(640, 420)
+                frame.show_figure(make())
+                frame.show()
+                while frame.view is None:
+                    QTest.qWait(10)
+                application.processEvents()
+                frame.picture().save(str(folder / f"figure-{name}-{theme}.png"))
+                print(folder / f"figure-{name}-{theme}.png", flush=True)
+                frame.close()
+    finally:
+        context.close()
 
 
 def take(home: Path, folder: Path, size: tuple[int, int]) -> None:
