@@ -216,12 +216,17 @@ class Plane:
         painter.setBrush(Qt.BrushStyle.NoBrush)
         painter.drawRect(rect)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        room = rect.left() - self.area.left() - 6 - (metrics.height() + 3 if self.y.label else 0)
+        last = math.inf
         for at, text in self._upright(rect.height()):
             y = float(self.along_scaled(at))
+            if abs(y - last) < 0.8 * metrics.height():
+                continue
+            last = y
             if self.grid and self.y.words is None:
                 self._rule(painter, line, QPointF(rect.left(), y), QPointF(rect.right(), y))
             painter.setPen(muted)
-            text = metrics.elidedText(text, Qt.TextElideMode.ElideMiddle, rect.left() - self.area.left() - 6)
+            text = metrics.elidedText(text, Qt.TextElideMode.ElideMiddle, room)
             baseline = y + metrics.ascent() / 2 - 1
             painter.drawText(QPointF(rect.left() - 4 - metrics.horizontalAdvance(text), baseline), text)
         self._draw_below(painter, line, metrics, theme)

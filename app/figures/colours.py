@@ -123,9 +123,12 @@ class Scale:
         painter.setFont(theme.font(TICK))
         metrics = QFontMetricsF(painter.font())
         painter.setPen(theme.colour("muted"))
-        widest = 0.0
+        widest, last = 0.0, math.inf
         for at, text in self.ticks(bar.height()):
             y = bar.bottom() - at * bar.height()
+            if abs(y - last) < 0.8 * metrics.height():
+                continue
+            last = y
             y = min(max(y + metrics.ascent() / 2 - 1, bar.top() + metrics.ascent() - 2), bar.bottom() + 2)
             painter.drawText(QPointF(bar.right() + 4, y), text)
             widest = max(widest, metrics.horizontalAdvance(text))

@@ -12,7 +12,7 @@ from PySide6.QtGui import QContextMenuEvent, QGuiApplication, QKeySequence, QPai
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QMenu, QSlider, QToolButton, QVBoxLayout, QWidget
 
 from app.exports import add_exports
-from app.figures.view import VIEWS, View
+from app.figures.view import VIEWS, Canvas, View
 from app.icons import icon
 from app.places import Context, label
 from app.theme import SPACE_L, SPACE_S
@@ -248,6 +248,10 @@ class FigureView(QWidget):
         painter.setFont(self.context.theme.font(bold=True))
         painter.setPen(self.context.theme.colour("text"))
         painter.drawText(QRect(room, room - 4, view.width(), head), int(Qt.AlignmentFlag.AlignLeft), title)
+        if isinstance(view, Canvas):
+            painter.drawPixmap(room, room + head, view.drawn(PICTURE_SCALE))
+            painter.end()
+            return picture
         painter.end()
         view.render(picture, QPoint(room, room + head), renderFlags=QWidget.RenderFlag.DrawChildren)
         return picture

@@ -18,14 +18,17 @@ from app.figures.view import (
     NEAR,
     TICK,
     Stamps,
+    around,
     axis_label,
     axis_of,
+    beside,
     csv_of,
     draw_halo,
     draw_lines,
     draw_tip,
     draws,
     many,
+    ratio_of,
     span_said,
 )
 from app.theme import Theme
@@ -101,6 +104,10 @@ class GraphView(Plot):
         self._paint_edges(painter, x, y, np.arange(len(self.ends)))
         self._paint_nodes(painter, x, y)
         self._paint_names(painter, x, y)
+        if not len(self.ends) and len(x) > 1:
+            painter.setFont(self.theme.font(TICK))
+            painter.setPen(self.theme.colour("muted"))
+            painter.drawText(self.plane.rect.adjusted(4, 0, 0, -2), int(Qt.AlignmentFlag.AlignBottom), "no edges")
 
     def _lines(self, x: np.ndarray, y: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, ...]:
         """Starts and ends of edges in pixels, cut at the nodes' rims; the two ways between a pair lie side by side."""
@@ -179,7 +186,7 @@ class GraphView(Plot):
             painter.drawEllipse(QPointF(float(x[at]), float(y[at]) - radius * 1.6), radius, radius)
 
     def _paint_nodes(self, painter: QPainter, x: np.ndarray, y: np.ndarray) -> None:
-        radius, ratio = self._radius(), self.devicePixelRatioF()
+        radius, ratio = self._radius(), ratio_of(painter)
         if self.scale is not None:
             colours = [*self.scale.colours(VALUE_LEVELS), self.theme.colour("line")]
             known = np.isfinite(self.scale.share(self.values))
@@ -204,17 +211,12 @@ class GraphView(Plot):
             return
         painter.setFont(self.theme.font(TICK))
         metrics, radius = QFontMetricsF(painter.font()), self._radius()
-        taken = [QRectF(a - radius, b - radius, 2 * radius, 2 * radius) for a, b in zip(x, y, strict=True)]
+        taken = around(x, y, radius)
         for i, text in enumerate(self.labels):
             if not text or not (math.isfinite(x[i]) and math.isfinite(y[i])):
                 continue
             wide, high = metrics.horizontalAdvance(text), metrics.height() - 2
-            sides = [
-                QRectF(x[i] + radius + 3, y[i] - high / 2, wide, high),
-                QRectF(x[i] - radius - 3 - wide, y[i] - high / 2, wide, high),
-                QRectF(x[i] - wide / 2, y[i] - radius - 2 - high, wide, high),
-                QRectF(x[i] - wide / 2, y[i] + radius + 2, wide, high),
-            ]
+            sides = beside(float(x[i]), float(y[i]), radius + 3, wide, high)
             inside = self.plane.rect.adjusted(-2, -2, 2, 2)
             free = [box for box in sides if inside.contains(box) and not any(box.intersects(t) for t in taken)]
             covered = [self._covered(i, box, x, y) for box in free]

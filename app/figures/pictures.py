@@ -128,13 +128,16 @@ class ImageView(Canvas):
         metrics = QFontMetricsF(painter.font())
         head = metrics.height() + 2 if any(panel.name for panel in self.panels) else 0
         used = [0.0] * columns  # by each column, with its words
+        bars = [
+            panel.scale.bar_width(self.theme, high - 40) if panel.scale is not None and panel.bar else 0.0
+            for panel in self.panels
+        ]
         for number, panel in enumerate(self.panels):
             column, row = number % columns, number // columns
             cell = QRectF(area.left() + column * wide, area.top() + row * high + head, wide - 8, high - head - 2)
-            right = panel.scale.bar_width(self.theme, high - 40) if panel.scale is not None and panel.bar else 0.0
-            panel.plane.place(cell, self.theme, right)
+            panel.plane.place(cell, self.theme, max(bars))  # all of one size, with a bar or without
             self._shrink(panel.plane)
-            used[column] = max(used[column], panel.plane.rect.right() + right - cell.left())
+            used[column] = max(used[column], panel.plane.rect.right() + bars[number] - cell.left())
         start = area.left() + max(0.0, (area.width() - sum(used) - 20 * (columns - 1)) / 2)
         for number, panel in enumerate(self.panels):
             column = number % columns

@@ -21,19 +21,23 @@ from app.figures.view import (
     TICK,
     Canvas,
     Stamps,
+    around,
     axis_label,
     axis_of,
+    beside,
     csv_of,
     draw_halo,
     draw_lines,
     draw_tip,
     draws,
     many,
+    ratio_of,
     span_said,
 )
 from app.theme import SIZE_SMALL, Theme
 from engine.figures import array
 
+WIDEST = 72.0  # pixels of a bar
 MARKED = 40  # a line of at most so many points has them marked
 VALUE_LEVELS = 64
 NAMED = 24  # at most so many points have their names beside them
@@ -195,7 +199,7 @@ class CurveView(Plot):
             edge = np.concatenate([[False], good, [False]])
             alone = good if len(x) <= MARKED else good & ~edge[:-2] & ~edge[2:]
             if alone.any():
-                stamps = Stamps([self.theme.series(number)], 4.5, self.devicePixelRatioF())
+                stamps = Stamps([self.theme.series(number)], 4.5, ratio_of(painter))
                 stamps.draw(painter, x[alone], y[alone], np.zeros(1))
 
     def _thinned(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -324,7 +328,7 @@ class ScatterView(Plot):
         return 9.0 if count <= 60 else 7.0 if count <= 400 else 5.0 if count <= 3000 else 3.5
 
     def paint(self, painter: QPainter) -> None:
-        size, ratio = self._size(), self.devicePixelRatioF()
+        size, ratio = self._size(), ratio_of(painter)
         alpha = 1.0 if self._count <= 1000 else 0.7
         for number, one in enumerate(self.many):
             x, y = self.plane.across(one.x), self.plane.along(one.y)
@@ -353,17 +357,23 @@ class ScatterView(Plot):
             return
         painter.setFont(self.theme.font(TICK))
         metrics = QFontMetricsF(painter.font())
-        taken: list[QRectF] = []
-        for one in self.many:
-            for x, y, name in zip(self.plane.across(one.x), self.plane.along(one.y), one.labels, strict=False):
+        places = [(self.plane.across(one.x), self.plane.along(one.y)) for one in self.many]
+        size = self._size()
+        taken = [box for x, y in places for box in around(x, y, size / 2)]
+        for one, (xs, ys) in zip(self.many, places, strict=True):
+            for x, y, name in zip(xs.tolist(), ys.tolist(), one.labels, strict=False):
                 if not name or not (math.isfinite(x) and math.isfinite(y)):
                     continue
-                box = QRectF(x + 7, y - metrics.height() / 2, metrics.horizontalAdvance(str(name)), metrics.height())
-                if box.right() > self.plane.rect.right():
-                    box.moveRight(x - 7)
-                if not any(box.adjusted(-5, 0, 5, 0).intersects(other) for other in taken):
-                    taken.append(box)
-                    draw_halo(painter, self.theme, QPointF(box.left(), box.top() + metrics.ascent()), str(name))
+                wide, high = metrics.horizontalAdvance(str(name)), metrics.height() - 2
+                free = [
+                    box
+                    for box in beside(x, y, size / 2 + 3, wide, high)
+                    if self.plane.rect.contains(box) and not any(box.intersects(other) for other in taken)
+                ]
+                if free:
+                    taken.append(free[0].adjusted(-4, 0, 4, 0))
+                    at = QPointF(free[0].left(), free[0].top() + metrics.ascent() - 1)
+                    draw_halo(painter, self.theme, at, str(name))
 
     def swatch(self, painter: QPainter, number: int, at: QPointF) -> None:
         painter.setPen(Qt.PenStyle.NoPen)
@@ -498,8 +508,10 @@ class BarsView(Plot):
         super().draw(painter, area)
 
     def _box(self, one: One, number: int, i: int) -> QRectF:
-        wide = 0.8 / len(self.many)
-        middle = one.x[i] - 0.4 + wide * (number + 0.5)
+        slot = (self.plane.rect.height() if self.lying else self.plane.rect.width()) / max(len(self.ticks), 1)
+        whole = min(0.8, WIDEST * len(self.many) / max(slot, 1.0))
+        wide = whole / len(self.many)
+        middle = one.x[i] - whole / 2 + wide * (number + 0.5)
         base = 0.0 if not self.value.log else self.value.plain(self.value.seen[0])
         ends = (base, float(one.y[i]))
         if self.lying:

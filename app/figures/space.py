@@ -21,6 +21,7 @@ from app.figures.view import (
     draw_tip,
     draws,
     many,
+    ratio_of,
     short,
     span_said,
 )
@@ -128,9 +129,10 @@ class SpaceView(Canvas):
                 away = np.array([x[row] - middle_x[0], y[row] - middle_y[0]])
                 away = away / (np.hypot(*away) or 1.0) * 12
                 wide = metrics.horizontalAdvance(text)
-                box = QRectF(
-                    x[row] + away[0] - wide / 2, y[row] + away[1] - metrics.height() / 2, wide, metrics.height()
-                )
+                box = QRectF(0, 0, wide, metrics.height())
+                box.moveCenter(QPointF(x[row] + away[0], y[row] + away[1]))
+                box.moveRight(min(box.right(), self._room.right()))
+                box.moveLeft(max(box.left(), self._room.left()))
                 if not any(box.intersects(other) for other in taken):
                     taken.append(box)
                     painter.drawText(QPointF(box.left(), box.top() + metrics.ascent()), text)
@@ -150,7 +152,7 @@ class SpaceView(Canvas):
             share = (depth - np.nanmin(depth)) / (np.ptp(depth[np.isfinite(depth)]) or 1.0) if count else depth
             which = np.nan_to_num(share * 15).astype(int)
         rim = self.theme.colour("surface") if size >= 5 else None
-        Stamps(colours, size, self.devicePixelRatioF(), rim).draw(painter, x[order], y[order], which[order])
+        Stamps(colours, size, ratio_of(painter), rim).draw(painter, x[order], y[order], which[order])
 
     def _draw_faces(self, painter: QPainter) -> None:
         x, y, depth = self.project(self.unit)

@@ -156,7 +156,7 @@ class Canvas(View):
         try:
             ratio = self.devicePixelRatioF()
             if self._kept is None or self._kept.devicePixelRatio() != ratio:
-                self._kept = self._drawn(ratio)
+                self._kept = self.drawn(ratio)
             painter.drawPixmap(0, 0, self._kept)
             painter.setRenderHint(QPainter.RenderHint.Antialiasing)
             painter.setFont(self.theme.font(SIZE_SMALL))
@@ -169,7 +169,8 @@ class Canvas(View):
         finally:
             painter.end()
 
-    def _drawn(self, ratio: float) -> QPixmap:
+    def drawn(self, ratio: float) -> QPixmap:
+        """What does not follow the mouse, as a picture on clear ground, so many times finer than its size."""
         kept = QPixmap(max(1, round(self.width() * ratio)), max(1, round(self.height() * ratio)))
         kept.setDevicePixelRatio(ratio)
         kept.fill(Qt.GlobalColor.transparent)
@@ -278,6 +279,11 @@ def draw_lines(painter: QPainter, x0: np.ndarray, y0: np.ndarray, x1: np.ndarray
         painter.drawLines(*made.drawargs())
 
 
+def ratio_of(painter: QPainter) -> float:
+    """Pixels of what is painted on for one of the widget's."""
+    return painter.device().devicePixelRatioF()
+
+
 class Stamps:
     """One pixmap of round dots in several colours, from which any number of points is stamped at once."""
 
@@ -338,6 +344,22 @@ def draw_halo(painter: QPainter, theme: Theme, at: QPointF, text: str, ink: QCol
     painter.drawRoundedRect(QRectF(at.x() - 2, at.y() - painter.fontMetrics().ascent(), wide + 4, high), 3, 3)
     painter.setPen(ink or theme.colour("text"))
     painter.drawText(at, text)
+
+
+def beside(x: float, y: float, away: float, wide: float, high: float) -> list[QRectF]:
+    """Boxes for words of a size at the right, at the left, above and below a place."""
+    return [
+        QRectF(x + away, y - high / 2, wide, high),
+        QRectF(x - away - wide, y - high / 2, wide, high),
+        QRectF(x - wide / 2, y - away - high, wide, high),
+        QRectF(x - wide / 2, y + away, wide, high),
+    ]
+
+
+def around(x: np.ndarray, y: np.ndarray, radius: float) -> list[QRectF]:
+    """The boxes of dots, which no words should cover."""
+    good = np.isfinite(x) & np.isfinite(y)
+    return [QRectF(a - radius, b - radius, 2 * radius, 2 * radius) for a, b in zip(x[good], y[good], strict=True)]
 
 
 # -- words and numbers -------------------------------------------------------------------------------------------------
