@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from PySide6.QtCore import QObject, Qt, Signal
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QScrollArea, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
 from app import words
 from app.figures import FigureView
@@ -236,10 +236,23 @@ class FiguresPage(QWidget):
         self.choice.activated.connect(lambda at: self._choose(ACTS[at]))
         self.look = button("", self.ask_look, "primary")
         self.state = label("", "small", wrap=True, selectable=True)
+        self.settings = QToolButton()
+        self.settings.setText("Settings")
+        self.settings.setCheckable(True)
+        self.settings.setToolTip("Shows or hides the settings of this part.")
+        self.settings.setAccessibleName("Settings of the part")
+        self.settings.toggled.connect(self._open_settings)
         self.row = QHBoxLayout()
         self.row.setSpacing(SPACE_S)
         self.row.addWidget(self.choice)
-        self.row.addWidget(self.look)
+        below = QHBoxLayout()
+        below.setSpacing(SPACE_S)
+        below.addWidget(self.look)
+        below.addWidget(self.settings)
+        below.addStretch()
+        self.drawer = QWidget()
+        self.drawn_out = QVBoxLayout(self.drawer)
+        self.drawn_out.setContentsMargins(0, 0, 0, 0)
         self.none = label(
             "This run has no figures yet. Its task may draw some as it trains, and a probe does when it looks.",
             "muted",
@@ -251,9 +264,12 @@ class FiguresPage(QWidget):
         self.holder.setSpacing(SPACE_M)
         self.holder.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.holder.addLayout(self.row)
+        self.holder.addLayout(below)
+        self.holder.addWidget(self.drawer)
         self.holder.addWidget(self.state)
         self.holder.addWidget(self.none)
         self._put_field()
+        self.drawer.hide()
         self._cards = FigureCards(self.context, self.holder, self.holder.count())
         self._cards.opened.connect(lambda changes: open_changed(self.context, self.run, changes, self))
         area = QScrollArea()
@@ -270,8 +286,12 @@ class FiguresPage(QWidget):
         self.field.button.setAccessibleName(f"Which {self.act.kind}")
         self.field.edited.connect(self._edited)
         self.row.insertWidget(1, self.field, 1)
-        self.holder.insertWidget(1, self.field.below)
+        self.field.button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.drawn_out.addWidget(self.field.below)
         self.look.setText(self.act.does)
+
+    def _open_settings(self, on: bool) -> None:
+        self.drawer.setVisible(on)
 
     # -- which part --------------------------------------------------------------------------------------------------
 
@@ -316,6 +336,7 @@ class FiguresPage(QWidget):
     def _show_use(self) -> None:
         problems = self.problems()
         self.field.show_value(self.use or UNSET, problems)
+        self.settings.setEnabled(self.field.form is not None)
         self._enable(problems)
 
     def _enable(self, problems: list[Problem]) -> None:
