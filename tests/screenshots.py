@@ -19,6 +19,33 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
+TOURS = """
+[task]
+use = "tsp"
+points = 20
+instances = 32
+
+[model]
+use = "attention-model"
+width = 32
+heads = 4
+layers = 2
+
+[optimizer]
+use = "adamw"
+lr = 1e-3
+
+[procedure]
+use = "rl4co-attention-model"
+
+[training]
+batch_size = 64
+evaluate_every = 1
+
+[budget]
+steps = 150
+"""
+
 SWEEP = """
 [search]
 use = "random"
@@ -102,15 +129,31 @@ def take(home: Path, folder: Path, size: tuple[int, int]) -> None:
             for place in ("library", "recipe", "runs", "compare", "sweep", "machine"):
                 person.go(place)
                 look(person, place, shown)
-                person.rest(2.0)
-                window.grab().save(str(folder / f"{place}-{theme}.png"))
-                print(folder / f"{place}-{theme}.png", flush=True)
+                save(person, folder / f"{place}-{theme}.png")
+            person.go("runs").opened(run=shown["tours"])
+            turn(person, "Figures")
+            save(person, folder / f"figures-{theme}.png")
+            turn(person, "Recipe")
     finally:
         from tests.app.test_end_to_end import end_engine
 
         window.close()
         application.processEvents()
         end_engine(workspace)
+
+
+def save(person: Person, file: Path) -> None:
+    """Saves the window as it is when it has come to rest."""
+    person.rest(2.0)
+    person.window.grab().save(str(file))
+    print(file, flush=True)
+
+
+def turn(person: Person, title: str) -> None:
+    """Turns to a tab of the run's details."""
+    person.rest(1.0)
+    tabs = person.window.places["runs"].details.tabs
+    tabs.setCurrentIndex([tabs.tabText(index) for index in range(tabs.count())].index(title))
 
 
 def train(person: Person) -> dict[str, object]:
@@ -136,8 +179,9 @@ def train(person: Person) -> dict[str, object]:
     engine = person.window.context.engine
     queued: list[str] = []
     engine.ask(lambda service: service.queue(plain + SWEEP, name="A rate for Lion"), queued.append)
-    person.wait(lambda: queued)
-    person.wait(lambda: person.run(queued[0])["state"] == "done", 300)
+    engine.ask(lambda service: service.queue(TOURS, name="Tours of 20 places"), queued.append)
+    person.wait(lambda: len(queued) == 2)
+    person.wait(lambda: all(person.run(run)["state"] == "done" for run in queued), 300)
     person.recipe()
     person.write(recipe.seeds, "0")
     person.line("budget")
@@ -145,7 +189,7 @@ def train(person: Person) -> dict[str, object]:
     live = person.train()["id"]
     person.wait(lambda: person.run(live)["state"] == "training")
     person.rest(4)
-    return {"saved": saved, "live": live, "sweep": queued[0]}
+    return {"saved": saved, "live": live, "sweep": queued[0], "tours": queued[1]}
 
 
 def look(person: Person, place: str, shown: dict[str, object]) -> None:
