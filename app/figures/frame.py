@@ -198,6 +198,7 @@ class FigureView(QWidget):
         self.sorry.show()
         if self._sized:
             self.setMinimumHeight(0)
+            self.setMaximumHeight(16_777_215)  # Qt's own: no limit
 
     def _show_title(self) -> None:
         title = self.figure.get("title")
@@ -211,7 +212,7 @@ class FigureView(QWidget):
         if self._sized and self.view is not None:
             width = max(self.width() // COARSE * COARSE, 160)
             around = self.head.sizeHint().height() + (self.past.sizeHint().height() if not self.past.isHidden() else 0)
-            self.setMinimumHeight(self.view.height_for(width) + around + 6)
+            self.setFixedHeight(self.view.height_for(width) + around + 6)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         if event.size().width() // COARSE != event.oldSize().width() // COARSE:

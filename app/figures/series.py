@@ -144,6 +144,14 @@ class Plot(Canvas):
             x += wide
         return (min(row, 2) + 1) * high + 2
 
+    def height_for(self, width: int) -> int:
+        if not self.plane.equal:
+            return super().height_for(width)
+        (x0, x1), (y0, y1) = self.plane.x.whole, self.plane.y.whole
+        around = (8, 8) if self.plane.bare else (50, 40)
+        high = (width - around[0]) * (y1 - y0) / max(x1 - x0, 1e-12) + around[1]
+        return round(min(max(high, 160), 420, 0.9 * width + around[1]))
+
     def zoom(self, at: QPointF, factor: float) -> None:
         self.plane.zoom(at, factor)
         self.redraw()

@@ -384,7 +384,7 @@ def test_a_probe_looks_at_a_saved_run(
     qtbot.keyClick(chooser.search, Qt.Key.Key_Return)
     assert page.field.form is not None and not page.field.form.isVisible()
     qtbot.mouseClick(page.settings, Qt.MouseButton.LeftButton)
-    assert page.field.form.isVisible()
+    qtbot.waitUntil(page.field.form.isVisible, timeout=5000)
     for name, value in (("samples", "16"), ("grid", "5")):
         if page.field.form is not None and name in page.field.form.rows:
             line = page.field.form.rows[name].field.inputs()[0]
