@@ -104,7 +104,7 @@ class GraphView(Plot):
         self._paint_edges(painter, x, y, np.arange(len(self.ends)))
         self._paint_nodes(painter, x, y)
         self._paint_names(painter, x, y)
-        if not len(self.ends) and len(x) > 1:
+        if self.directed and not len(self.ends):
             painter.setFont(self.theme.font(TICK))
             painter.setPen(self.theme.colour("muted"))
             painter.drawText(self.plane.rect.adjusted(4, 0, 0, -2), int(Qt.AlignmentFlag.AlignBottom), "no edges")

@@ -30,6 +30,7 @@ from app.figures.view import (
 from app.theme import SIZE_SMALL, SPACE_S, Theme
 from engine.figures import array
 
+FINE = 32  # samples along the shorter side
 SIDE = 96  # pixels: a small picture is not drawn larger, unless it has a window of its own
 
 
@@ -172,8 +173,7 @@ class ImageView(Canvas):
         plane = panel.plane
         painter.save()
         painter.setClipRect(plane.rect)
-        enlarged = plane.rect.width() > 3 * panel.image.width() and panel.image.width() >= 24
-        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, not enlarged or panel.scale is not None)
+        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, self._smooth(panel))
         painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
         painter.drawImage(self._whole(panel).normalized(), self._turned(panel))
         painter.restore()
@@ -184,6 +184,12 @@ class ImageView(Canvas):
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         if panel.scale is not None and panel.bar:
             panel.scale.draw_bar(painter, self.theme, plane.rect)
+
+    def _smooth(self, panel: Panel) -> bool:
+        """Fine fields are drawn as the functions that they sample, all else as the pixels that there are."""
+        size = min(panel.image.width(), panel.image.height())
+        fine = size >= FINE and "extent" in self.figure and panel.scale is not None
+        return fine or panel.image.width() > panel.plane.rect.width()
 
     def _corners(self) -> tuple[float, float, float, float]:
         """x of the first and the last column's edge, y of the first and the last row's."""

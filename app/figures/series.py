@@ -40,6 +40,7 @@ from engine.figures import array
 WIDEST = 72.0  # pixels of a bar
 MARKED = 40  # a line of at most so many points has them marked
 VALUE_LEVELS = 64
+FEW = 250
 NAMED = 24  # at most so many points have their names beside them
 
 
@@ -337,7 +338,7 @@ class ScatterView(Plot):
 
     def paint(self, painter: QPainter) -> None:
         size, ratio = self._size(), ratio_of(painter)
-        alpha = 1.0 if self._count <= 1000 else 0.7
+        alpha = 1.0 if self._count <= FEW else 0.7  # of many, those that are covered shine through
         for number, one in enumerate(self.many):
             x, y = self.plane.across(one.x), self.plane.along(one.y)
             if one.line:

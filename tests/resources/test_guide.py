@@ -25,7 +25,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     parts = home / "my-parts"
     parts.mkdir()
     files = FILE.findall(GUIDE.read_text(encoding="utf-8"))
-    assert sorted(Path(name).suffix for name, _ in files) == [".py", ".py", ".py", ".py", ".toml"]
+    assert sorted(Path(name).suffix for name, _ in files) == [*[".py"] * 5, ".toml"]
     for name, text in files:
         (parts / name).write_text(text, encoding="utf-8")
     return {**os.environ, "HOME": str(home), "ATHANOR_PARTS": str(parts), "ATHANOR_WORKSPACE": str(home / "work")}
