@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -180,6 +180,26 @@ class TokenByToken(Protocol):
     def advance(self, state: Any, token: Tensor) -> tuple[Tensor, Any]:
         """Takes the last token of each row [B]; gives the log-probabilities of the next [B, size], and the state that
         follows."""
+
+
+class FollowsODE(Protocol):
+    """A module whose output is where an ordinary differential equation dz/dt = f(t, z) leads its input. Whoever wants
+    to look at the way finds it by walking modules, by its `look_at`.
+
+    `span` is the time of input and output, `rtol` and `atol` are its solver's tolerances. `look_at` is what a training
+    pass keeps beside its output: nothing (None), the state at a time between (a tensor), or, with "steps", the states
+    at which the solver's steps began. They are then in `looked`, with their times, without a gradient. Looking changes
+    neither steps nor output.
+    """
+
+    span: tuple[float, float]
+    rtol: float
+    atol: float
+    look_at: Tensor | Literal["steps"] | None
+    looked: list[tuple[Tensor, Tensor]]
+
+    def velocity(self, t: Tensor, z: Tensor) -> Tensor:
+        """f(t, z), differentiable."""
 
 
 Terms = dict[str, Tensor]
@@ -367,6 +387,8 @@ class Layer(nn.Module):
                               sample (shape [B], detached), or None where there is none
         aux_loss()            a scalar that is added to the training loss under the name layer:PATH, or None
         measures()            {name: scalar} that the log shows as layer/PATH/NAME, read after a training step
+        spends()              {name: scalar}: what its last forward pass cost where that is not always the same (steps
+                              of a solver); evaluations show it as a metric of that name, summed over modules
         side(**tensors)       called before each forward pass, in training and evaluation, with the batch's metadata
                               that `needs_side` names, one row a sample; a task without it is refused
         fold()                a plain module that computes the same in evaluation; what is inside folds before it

@@ -526,7 +526,7 @@ class Run:
                 with torch.set_grad_enabled(bool(self.task.input_gradients)):
                     batch = self.differentiable(batch)
                     output = answer(batch)
-                    measured = self.measured(output, batch)
+                    measured = self._spent() | self.measured(output, batch)
                 if self.task.collects:
                     answers.append(output)
                 asked = batch.asked
@@ -555,6 +555,14 @@ class Run:
         for name, term in self.task.objective(output, batch).items():
             measured["loss" if name == "task" else name] = term
         return measured
+
+    def _spent(self) -> dict[str, Tensor]:
+        """What the model's last pass cost, where its modules tell."""
+        found: dict[str, Tensor] = {}
+        for _, module in modules_with(self.model, "spends"):
+            for name, value in module.spends().items():  # type: ignore[operator]
+                found[name] = found[name] + value if name in found else value
+        return found
 
     def figures(self) -> dict[str, Figure]:
         """What the task draws of the trained model's answers."""

@@ -74,6 +74,9 @@ class Spy(Layer):
     def measures(self) -> dict[str, Tensor]:
         return {"scale": self.scale.detach()}
 
+    def spends(self) -> dict[str, Tensor]:
+        return {"passes": torch.tensor(float(self.training or 2))}
+
     def param_options(self) -> dict[str, dict[str, float]]:
         return {"scale": {"weight_decay": 0.25}}
 
@@ -264,6 +267,12 @@ def test_what_it_measures_is_logged_and_stands_among_the_metrics(patch: dict[str
     (name,) = (name for name in sink.points if name.startswith("layer/"))
     steps, values = sink.points[name]
     assert steps == [0, 10] and outcome.metrics[name] == values[-1] != values[0]
+
+
+def test_what_its_passes_cost_is_a_metric_summed_over_the_modules() -> None:
+    outcome = train(document(**replaced("spy"), budget={"steps": 2}))
+    spies = len([m for m in trainer(**replaced("spy")).run.model.modules() if isinstance(m, Spy)])
+    assert spies and outcome.metrics["test/passes"] == outcome.metrics["val/passes"] == 2.0 * spies
 
 
 def test_a_resumed_run_knows_what_its_layers_measured_last(tmp_path: Path) -> None:
