@@ -389,6 +389,7 @@ class Layer(nn.Module):
         measures()            {name: scalar} that the log shows as layer/PATH/NAME, read after a training step
         spends()              {name: scalar}: what its last forward pass cost where that is not always the same (steps
                               of a solver); evaluations show it as a metric of that name, summed over modules
+        figures()             {name: figure} that is stored beside those of the task, at evaluations and at the end
         side(**tensors)       called before each forward pass, in training and evaluation, with the batch's metadata
                               that `needs_side` names, one row a sample; a task without it is refused
         fold()                a plain module that computes the same in evaluation; what is inside folds before it

@@ -22,7 +22,7 @@ import torch
 from engine import endpoints, registry
 from engine.axes import COUNTED, EPOCH, EXPERIENCE
 from engine.errors import AthanorError, ContactError
-from engine.parts import Batch, Probe, Progress, Transform, info
+from engine.parts import Batch, Probe, Progress, Transform, info, is_part, named_modules_with
 from engine.replies import Replies
 from engine.training import checkpoint, phases, sources
 from engine.training.assemble import assemble, enabled, fitting, pick_device
@@ -388,13 +388,19 @@ class Trainer:
         return found
 
     def _draw(self) -> None:
-        """Stores what task, procedure and decoder draw; once a step, and seldom enough to be looked through."""
+        """Stores what task, procedure, decoder and modules draw: once a step, and seldom enough to look through."""
         if self._drawn == self.run.step:
             return
         drawn = {self.run.recipe["task"]["use"]: self.run.figures()}
         for part in (self.run.procedure, self.run.decoder):
             if part is not None:
                 drawn[info(part).id] = part.figures(self.run)
+        model = self.run.model
+        drawn[info(model).id if is_part(model) else "model"] = {
+            f"{path}/{name}" if path else name: figure
+            for path, module in named_modules_with(model, "figures")
+            for name, figure in module.figures().items()  # type: ignore[operator]
+        }
         for id, figures in drawn.items():
             for name, figure in figures.items():
                 self.sink.figure(id, name, figure, self.run.step)

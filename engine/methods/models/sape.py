@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine.fields import Count, Fraction, NonNegative, Positive, Widths
+from engine.figures import axis, heatmap, image, panel
 from engine.kit.anatomy import Anatomy, example_input
 from engine.kit.encodings import Waves, check_vectors, hidden_layers
-from engine.parts import Batch, Model, Offer, Progress, model
+from engine.parts import Batch, Figure, Model, Offer, Progress, model
 
 SHORTEST = {"ramp": 4, "grid": 1}  # steps of a window
 WIDE_ABOVE = 100  # cells above which the grid mode blurs 5 wide instead of 3
@@ -153,6 +154,20 @@ class SpatialMask(nn.Module):
             half = values.shape[1] // 2
             values = torch.lerp(values[:, :half], values[:, half:], part[:, None].to(values.dtype))
         return values[:, 0]
+
+    def figures(self) -> dict[str, Figure]:
+        """On a line, how far each block is open at each node; in the plane, all of them together."""
+        if len(self.shape) == 1:
+            x = torch.linspace(float(self.low[0]), float(self.high[0]), self.shape[0])
+            block = axis("block of waves, the slowest first", values=range(1, self.blocks + 1))
+            return {"open": heatmap("Where the waves are open", self.mask.T, x=axis("coordinate", values=x), y=block)}
+        if len(self.shape) > 2:
+            return {}
+        panels = [
+            panel("open", self.mask.mean(1).view(self.shape)),
+            panel("frozen", self.frozen.float().view(self.shape)),
+        ]
+        return {"open": image("Where the waves are open", *panels)}
 
     def measures(self) -> dict[str, Tensor]:
         return {"open": self.mask.mean(), "frozen": self.frozen.float().mean()}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from engine import registry
 from engine.errors import RecipeError
+from engine.figures import text
 from engine.kit.anatomy import Site
 from engine.kit.supervised import Supervised
 from engine.parts import Batch, Layer, Model, Offer, Progress, info, layer, model, task
@@ -76,6 +77,9 @@ class Spy(Layer):
 
     def spends(self) -> dict[str, Tensor]:
         return {"passes": torch.tensor(float(self.training or 2))}
+
+    def figures(self) -> dict[str, Any]:
+        return {"scale": text("Scale", f"{self.scale.item():g}")}
 
     def param_options(self) -> dict[str, dict[str, float]]:
         return {"scale": {"weight_decay": 0.25}}
@@ -273,6 +277,16 @@ def test_what_its_passes_cost_is_a_metric_summed_over_the_modules() -> None:
     outcome = train(document(**replaced("spy"), budget={"steps": 2}))
     spies = len([m for m in trainer(**replaced("spy")).run.model.modules() if isinstance(m, Spy)])
     assert spies and outcome.metrics["test/passes"] == outcome.metrics["val/passes"] == 2.0 * spies
+
+
+@PLACES
+def test_what_it_draws_is_stored_at_evaluations_and_at_the_end(patch: dict[str, Any]) -> None:
+    sink = Memory()
+    made = trainer(sink, **patch, training={"evaluate_every": 1.0}, budget={"steps": 4})
+    made.train()
+    drawn = [figure for figure in sink.figures if figure["name"].endswith("/scale") or figure["name"] == "scale"]
+    assert [figure["step"] for figure in drawn] == [2, 4]
+    assert drawn[-1]["data"]["text"] == f"{only(made, Spy).scale.item():g}" != drawn[0]["data"]["text"]
 
 
 def test_a_resumed_run_knows_what_its_layers_measured_last(tmp_path: Path) -> None:

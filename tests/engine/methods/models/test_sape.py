@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.figures import problems
 from engine.methods.models.fourier_features import FourierFeatures
 from engine.methods.models.sape import SAPE, SpatialMask
 from engine.methods.tasks.signal_at_coordinates import SignalAtCoordinates
@@ -225,6 +226,16 @@ def test_what_is_saved_answers_the_same() -> None:
             each.mask.tick(Progress(step, STEPS))
             each.mask.observe(batch_of(LINE), losses)
         assert torch.equal(made.mask.mask, again.mask.mask) and torch.equal(made.mask.frozen, again.mask.frozen)
+
+
+@pytest.mark.parametrize("task", [LINE, PLANE])
+def test_the_masks_can_be_looked_at(task: SignalAtCoordinates) -> None:
+    made = model(task.offer)
+    made.mask.mask[3, 2] = 0.75
+    (figure,) = made.mask.figures().values()
+    assert problems(figure) == []
+    z = np.array(figure["z"] if task is LINE else figure["panels"][0]["z"])
+    assert (z[2, 3] == 0.75 and z.shape == (8, 16)) if task is LINE else (z[0, 3] == 0.75 / 8 and z.shape == (32, 32))
 
 
 def test_nothing_of_the_mask_is_trained() -> None:
