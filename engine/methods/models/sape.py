@@ -205,7 +205,8 @@ class SAPE(Model):
     Losses and masks are blurred over neighbours; between rows, or cells, masks are interpolated.
 
     Helps: signals that are smooth in one place and fast in another: no noise where it is smooth, sharp where it is not.
-    Hurts: short runs, and an epsilon that is never reached (then it is a schedule for all places) or too soon.
+    Hurts: an epsilon that is never reached (then it is a schedule for all places) or reached too soon. Where sigma fits
+        the signal, plain Fourier features are as good or better: on the chirp they have a third of the error at 5.
     Cost: a mask for each row or cell, blurred once a pass; more steps than waves that are open from the start.
     Choices: `ramp` has one row of the mask for each training sample, as the paper says; its task tells the grid that
         they lie on. `grid` is what the released code runs. The coordinates are always open; a block holds whole waves,
