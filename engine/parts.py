@@ -175,7 +175,7 @@ class TokenByToken(Protocol):
 
     def begin(self, *inputs: Tensor) -> Any:
         """Reads what the answer is made from. The state is a tensor, or dicts, lists and tuples of tensors, one row for
-        each answer: a decoder repeats, drops and reorders rows."""
+        each answer, and numbers that hold for all of them: a decoder repeats, drops and reorders rows."""
 
     def advance(self, state: Any, token: Tensor) -> tuple[Tensor, Any]:
         """Takes the last token of each row [B]; gives the log-probabilities of the next [B, size], and the state that

@@ -44,9 +44,11 @@ def writes(model: Any) -> bool:
 
 
 def rows_of(state: Any, rows: Tensor) -> Any:
-    """A state's rows, in this order, each as often as it is named."""
+    """A state's rows, in this order, each as often as it is named. A plain number holds for all of them."""
     if isinstance(state, Tensor):
         return state.index_select(0, rows)
+    if isinstance(state, int | float):
+        return state
     if isinstance(state, dict):
         return {name: rows_of(each, rows) for name, each in state.items()}
     return type(state)(rows_of(each, rows) for each in state)

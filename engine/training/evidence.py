@@ -2,7 +2,8 @@
 
 An ablation is a TOML file in resources/evidence: a recipe, what the baseline and the method change in it, a claim as
 metric, direction and margin, and seeds; `part` where the file is not called as the part that it is about; `instances`
-names the settings that take the seed too, where the problem itself is drawn (["task.instance"]). Prints one JSON row an
+names the settings that take the seed too, where the problem itself is drawn (["task.instance"]); `baseline_metric` is
+what the baseline is measured by, where a run measures before and after under two names. Prints one JSON row an
 ablation; `--keep` writes it beside the file, with the machine and the date, whether or not the claim holds.
 """
 
@@ -32,7 +33,7 @@ from engine.workspace import RESOURCES
 FOLDER = RESOURCES / "evidence"
 ARMS = ("baseline", "method")
 NEEDED = {"claim", "metric", "better", "margin", "seeds", "recipe", *ARMS}
-KEYS = NEEDED | {"tune", "part", "instances"}
+KEYS = NEEDED | {"tune", "part", "instances", "baseline_metric"}
 
 
 def read(id: str) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def measure(id: str) -> dict[str, Any]:
     ablation = read(id)
     started = time.perf_counter()
     row: dict[str, Any] = {"id": id, "part": ablation.get("part", id)}
-    row |= {"claim": ablation["claim"], "metric": ablation["metric"]}
+    row |= {name: ablation[name] for name in ("claim", "metric", "baseline_metric") if name in ablation}
     for arm in ARMS:
         document = merge(ablation["recipe"], ablation[arm])
         choices = ablation.get("tune", {}).get(arm, {})
@@ -90,7 +91,8 @@ def measure(id: str) -> dict[str, Any]:
             document = tuned(document, choices, ablation["seeds"])
             row[f"{arm}_tuned"] = {path: Recipe.of(document).get(path) for path in choices}
         outcomes = [run(document, seed, ablation.get("instances", ())) for seed in ablation["seeds"]]
-        row[arm] = spread([_value(outcome, ablation["metric"], id) for outcome in outcomes])
+        metric = ablation.get(f"{arm}_metric", ablation["metric"])
+        row[arm] = spread([_value(outcome, metric, id) for outcome in outcomes])
     sign = 1 if ablation["better"] == "higher" else -1
     row["effect"] = row["method"]["mean"] - row["baseline"]["mean"]
     row["better"], row["margin"] = ablation["better"], ablation["margin"]

@@ -115,8 +115,8 @@ def test_several_models_answer_as_one() -> None:
 
 
 def test_a_states_rows_are_taken_wherever_they_are() -> None:
-    state = {"a": torch.arange(3), "b": (torch.arange(6).view(3, 2), [torch.ones(3)])}
+    state = {"a": torch.arange(3), "b": (torch.arange(6).view(3, 2), [torch.ones(3)]), "seen": 7}
     taken = rows_of(state, torch.tensor([2, 2, 0]))
     assert taken["a"].tolist() == [2, 2, 0] and taken["b"][0].tolist() == [[4, 5], [4, 5], [0, 1]]
-    assert isinstance(taken["b"], tuple) and isinstance(taken["b"][1], list)
+    assert taken["seen"] == 7 and isinstance(taken["b"], tuple) and isinstance(taken["b"][1], list)
     assert writes(Table(3, 1)) and not writes(torch.nn.Linear(1, 1))

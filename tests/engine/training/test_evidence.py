@@ -64,6 +64,15 @@ def test_a_drawn_problem_takes_the_seed_too(folder: Path) -> None:
         assert expected[1] != loss_of(momentum, 3)
 
 
+def test_before_and_after_may_be_two_metrics_of_a_run(folder: Path) -> None:
+    write(folder, baseline={}, method={}, baseline_metric="val/loss", margin=-10)
+    row = evidence.measure("one")
+    assert row["method"]["values"] == [loss_of(0.9, seed) for seed in (0, 3)]
+    assert row["baseline"]["values"] == [loss_of(0.9, seed, "val/loss") for seed in (0, 3)]
+    assert row["metric"] == "test/loss" and row["baseline_metric"] == "val/loss"
+    assert row["effect"] == row["method"]["mean"] - row["baseline"]["mean"] != 0
+
+
 def test_mean_spread_effect_and_verdict(folder: Path) -> None:
     write(folder)
     row = evidence.measure("one")
