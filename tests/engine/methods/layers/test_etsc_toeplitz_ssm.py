@@ -11,6 +11,7 @@ from engine.methods.layers.etsc_toeplitz_ssm import ETSC, RecurrentToeplitz
 from engine.methods.layers.gated_toeplitz import GatedToeplitz
 from engine.methods.models.mlp import MLP
 from engine.parts import Batch, Offer
+from tests.engine.methods.layers.test_gated_toeplitz import TEXT
 from tests.engine.methods.models.test_tnn import model
 from tests.engine.methods.short import train
 
@@ -56,6 +57,14 @@ def test_what_is_not_exact_enough_or_has_no_convolution_is_refused(monkeypatch: 
     with pytest.raises(ValueError, match="take complex128"):
         ETSC(state_dtype="complex64").apply(model().eval(), sample())
     assert ETSC(state_dtype="complex64", check=False).apply(model().eval(), sample()).model is not None
+
+
+def test_units_in_another_model_are_converted_too() -> None:
+    recipe = {**TEXT, "transforms": [{"use": "etsc-toeplitz-ssm"}]}
+    run, _, outcome = train(**recipe)
+    assert outcome.metrics["transform/etsc-toeplitz-ssm/error"] < 1e-4
+    assert "transform/etsc-toeplitz-ssm/seconds_anew_growth" not in outcome.metrics, "it does not write by itself"
+    assert any(isinstance(m, GatedToeplitz) for m in run.model.modules()), "the run's own model stays as it is"
 
 
 def test_a_run_measures_and_draws_it() -> None:
