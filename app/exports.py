@@ -19,20 +19,30 @@ def add_exports(
     text: Callable[[], str] | None,
     picture: Callable[[], QPixmap] | None = None,
     plain: bool = False,
+    many: bool = False,
 ) -> None:
     """The entries that every chart's menu has: copy and save, as a picture and as numbers (or, `plain`, as a text).
 
-    Without `picture` it is the widget as it stands there; without `text` there are no numbers.
+    Without `picture` it is the widget as it stands there; without `text` there are no numbers. Where there may be
+    `many`, they are gathered off the GUI thread, so `text` must not touch a widget.
     """
     draw = widget.grab if picture is None else picture
     what, ending = ("text", "txt") if plain else ("numbers", "csv")
     menu.addAction("Copy the picture", lambda: QGuiApplication.clipboard().setPixmap(draw()))
     if text is not None:
-        menu.addAction(f"Copy the {what}", lambda: QGuiApplication.clipboard().setText(text()))
+        menu.addAction(f"Copy the {what}", lambda: copy_text(widget, context, text, many))
     menu.addAction("Save the picture…", lambda: save_picture(widget, context, f"{title}.png", draw))
     if text is not None:
         says, file = f"Save the {what}", f"{title}.{ending}"
-        menu.addAction(f"{says}…", lambda: save_text(widget, context, says, file, text()))
+        menu.addAction(f"{says}…", lambda: save_text(widget, context, says, file, text if many else text()))
+
+
+def copy_text(widget: QWidget, context: Context, text: Callable[[], str], many: bool) -> None:
+    """Puts a text onto the clipboard, at once or when it was gathered."""
+    if many:
+        context.worker.ask(lambda _: text(), QGuiApplication.clipboard().setText, owner=widget)
+    else:
+        QGuiApplication.clipboard().setText(text())
 
 
 def save_picture(widget: QWidget, context: Context, proposed: str, draw: Callable[[], QPixmap] | None = None) -> None:
@@ -42,7 +52,7 @@ def save_picture(widget: QWidget, context: Context, proposed: str, draw: Callabl
         context.message(f"The picture was not saved: {name} cannot be written.", level="error")
 
 
-def save_text(parent: QWidget, context: Context, title: str, proposed: str, text: str) -> None:
+def save_text(parent: QWidget, context: Context, title: str, proposed: str, text: str | Callable[[], str]) -> None:
     """Asks for a file's name and writes a text there, off the GUI thread."""
     kind = "Text (*.txt)" if proposed.endswith(".txt") else "CSV (*.csv)"
     name, _ = QFileDialog.getSaveFileName(parent, title, proposed, kind)
@@ -51,7 +61,7 @@ def save_text(parent: QWidget, context: Context, title: str, proposed: str, text
 
     def write(_: Any) -> None:
         with open(name, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123 - a dialog gives text
-            file.write(text)
+            file.write(text if isinstance(text, str) else text())
 
     def failed(error: Exception) -> None:
         reason = getattr(error, "strerror", None) or error

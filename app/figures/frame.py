@@ -275,8 +275,10 @@ class FigureView(QWidget):
         menu.addAction("Copy in words", lambda: QGuiApplication.clipboard().setText(self.text()))
         menu.addSeparator()
         name = re.sub(r"[^\w\- ]+", " ", self.title.text()).strip() or str(self.figure["kind"])
-        numbers = (lambda: view.csv() or "") if view.csv() is not None else None
-        add_exports(menu, self, self.context, name, numbers, self.picture, plain=self.figure["kind"] == "text")
+        numbers = (lambda: view.csv() or "") if view.has_numbers() else None
+        add_exports(
+            menu, self, self.context, name, numbers, self.picture, plain=self.figure["kind"] == "text", many=True
+        )
         return menu
 
     def open_window(self) -> None:

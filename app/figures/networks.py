@@ -138,7 +138,7 @@ class GraphView(Plot):
         which = which[~loops]
         x0, y0, x1, y1, ux, uy = self._lines(x, y, which)
         step = np.minimum((self._strength()[which] * STRENGTHS).astype(int), STRENGTHS - 1)
-        crowd = min(1.0, 400.0 / max(len(self.ends), 1)) ** 0.35
+        crowd = min(1.0, 300.0 / max(len(self.ends), 1)) ** 0.6  # many edges let the nodes be seen
         for negative in (False, True):
             for strength in range(STRENGTHS):
                 mine = (step == strength) & ((self.weights[which] < 0) == negative)
@@ -200,10 +200,11 @@ class GraphView(Plot):
         rim = self.theme.colour("muted" if self.scale is not None else "surface") if radius >= 3 else None
         Stamps(colours, 2 * radius, ratio, rim).draw(painter, x, y, which)
         painter.setBrush(Qt.BrushStyle.NoBrush)
-        painter.setPen(QPen(self.theme.colour("accent"), 2))
+        ring = radius + (3 if radius > 3 else 2)
+        painter.setPen(QPen(self.theme.colour("accent"), 2 if radius > 3 else 1.2))
         for i in self.marked:
             if math.isfinite(x[i]) and math.isfinite(y[i]):
-                painter.drawEllipse(QPointF(float(x[i]), float(y[i])), radius + 3, radius + 3)
+                painter.drawEllipse(QPointF(float(x[i]), float(y[i])), ring, ring)
 
     def _paint_names(self, painter: QPainter, x: np.ndarray, y: np.ndarray) -> None:
         """Labels beside the nodes, where there are few and they have room."""

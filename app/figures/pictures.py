@@ -269,6 +269,9 @@ class ImageView(Canvas):
             said.append(f"{panel.name or 'picture'} ({size}): {spread}{middle}.")
         return f"{many(len(self.panels), 'picture')} side by side. " + " ".join(said)
 
+    def has_numbers(self) -> bool:
+        return any(panel.z.ndim == 2 for panel in self.panels)
+
     def csv(self) -> str | None:
         fields = [panel for panel in self.panels if panel.z.ndim == 2]
         rows = [[panel.name, r, *row] for panel in fields for r, row in enumerate(panel.z.tolist())]

@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any
 
-from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, Qt
+from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, Qt, QTimer
 from PySide6.QtGui import QColor, QGuiApplication, QKeySequence, QShortcut, QTextCharFormat, QTextCursor
 from PySide6.QtWidgets import (
     QAbstractItemView,
@@ -26,6 +26,8 @@ from app.theme import SIZE_SMALL, Theme
 
 WORD = re.compile(r"\s+|\w+|[^\w\s]")
 LONG = 4000  # words of one changed stretch: longer ones are marked whole, since comparing them takes too long
+SENTENCE = 48  # letters: a longer cell is a sentence
+WRAPPED = 200  # rows
 Index = QModelIndex | QPersistentModelIndex
 
 Span = tuple[int, int]
@@ -190,6 +192,7 @@ class Rows(QAbstractTableModel):
         super().__init__()
         self.heads: list[str] = []
         self.rows: list[list[Any]] = []
+        self.wrapped = False
         self.numeric: list[bool] = []  # columns of numbers stand at the right
 
     def take(self, heads: list[str], rows: list[list[Any]]) -> None:
@@ -213,8 +216,9 @@ class Rows(QAbstractTableModel):
             return cell(value)
         if role == Qt.ItemDataRole.ToolTipRole:
             return "" if value is None else str(value)
-        if role == Qt.ItemDataRole.TextAlignmentRole and self.numeric[index.column()]:
-            return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+        if role == Qt.ItemDataRole.TextAlignmentRole:
+            side = Qt.AlignmentFlag.AlignRight if self.numeric[index.column()] else Qt.AlignmentFlag.AlignLeft
+            return side | (Qt.AlignmentFlag.AlignTop if self.wrapped else Qt.AlignmentFlag.AlignVCenter)
         return None
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
@@ -275,11 +279,15 @@ class TableView(Holder):
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.setTabKeyNavigation(False)
         self.table.setWordWrap(False)
-        self.table.setStyleSheet("QTableView::item { padding: 0 6px; }")
+        self.table.setStyleSheet("QTableView::item { padding: 2px 6px; }")
         header = self.table.horizontalHeader()
         header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         header.setStretchLastSection(True)
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
+        self._settle = QTimer(self)  # rows follow the columns' widths when those have come to rest
+        self._settle.setSingleShot(True)
+        self._settle.timeout.connect(self._resize_rows)
+        header.sectionResized.connect(lambda *_: self._settle.start(0))
         copy = QShortcut(QKeySequence(QKeySequence.StandardKey.Copy), self.table)
         copy.setContext(Qt.ShortcutContext.WidgetShortcut)
         copy.activated.connect(self.copy)
@@ -299,6 +307,20 @@ class TableView(Holder):
                 self.table.setColumnWidth(column, min(self.table.columnWidth(column) + 12, 320))
         else:
             self.model.sort(by, order)
+        self._wrap()
+
+    def _wrap(self) -> None:
+        """Sentences in cells are read whole, on several lines; rows of short words stay low."""
+        few = len(self.model.rows) <= WRAPPED
+        long = few and any(isinstance(v, str) and len(v) > SENTENCE for row in self.model.rows for v in row)
+        self.model.wrapped = long
+        self.table.setWordWrap(long)
+        self._resize_rows()
+        self.table.setTextElideMode(Qt.TextElideMode.ElideNone if long else Qt.TextElideMode.ElideRight)
+
+    def _resize_rows(self) -> None:
+        if self.model.wrapped:
+            self.table.resizeRowsToContents()
 
     def copy(self) -> None:
         """The selected rows (or all) with tabs between the columns, as they are sorted."""
@@ -308,7 +330,8 @@ class TableView(Holder):
         QGuiApplication.clipboard().setText("\n".join(lines))
 
     def height_for(self, width: int) -> int:
-        return min(max(32 + 24 * len(self.figure.get("rows", ())) + 6, 80), 420)
+        rows = sum(self.table.rowHeight(row) for row in range(len(self.model.rows)))
+        return min(max(32 + rows + 6, 80), 420)
 
     def text(self) -> str:
         heads = ", ".join(self.model.heads)

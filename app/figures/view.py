@@ -81,6 +81,10 @@ class View(QWidget):
         """Its numbers as CSV; None where there are none to speak of."""
         return None
 
+    def has_numbers(self) -> bool:
+        """Whether there are any, told without gathering them."""
+        return type(self).csv is not View.csv
+
     def height_for(self, width: int) -> int:
         """The height that suits it at a width."""
         return 230

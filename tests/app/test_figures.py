@@ -328,7 +328,7 @@ def entry(frame: FigureView, text: str) -> Any:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_numbers_words_and_picture_are_copied_from_the_menu(shown: Any, name: str) -> None:
+def test_numbers_words_and_picture_are_copied_from_the_menu(shown: Any, qtbot: Any, name: str) -> None:
     frame = shown(EXAMPLES[name]())
     clipboard = QGuiApplication.clipboard()
     entry(frame, "Copy in words").trigger()
@@ -337,13 +337,18 @@ def test_numbers_words_and_picture_are_copied_from_the_menu(shown: Any, name: st
     picture = clipboard.image()
     assert picture.width() > 2 * frame.view.width()
     assert picture.pixelColor(2, 2) == frame.context.theme.colour("surface"), "not clear, and no buttons on it"
+    if isinstance(frame.view, Canvas):
+        coarse, fine = (frame.view.drawn(ratio).toImage() for ratio in (1.0, 2.0))
+        assert fine.size() == 2 * coarse.size() and coarse.scaled(fine.size()) != fine, "drawn anew, not enlarged"
     numbers = frame.view.csv()
+    assert frame.view.has_numbers() == (numbers is not None)
     if numbers is None:
         assert frame.figure["kind"] in ("image-grid",)
         return
     what = "Copy the text" if frame.figure["kind"] == "text" else "Copy the numbers"
     entry(frame, what).trigger()
-    assert clipboard.text() == numbers and len(numbers.splitlines()) > 2
+    qtbot.waitUntil(lambda: clipboard.text() == numbers)
+    assert len(numbers.splitlines()) > 2
 
 
 def test_the_copied_numbers_are_those_of_the_figure(shown: Any) -> None:
@@ -394,6 +399,17 @@ def test_a_table_is_sorted_by_its_heads_and_copied(shown: Any) -> None:
     table.setFocus()
     QTest.keyClick(table, Qt.Key.Key_C, Qt.KeyboardModifier.ControlModifier)
     assert QGuiApplication.clipboard().text() == "name\tn\tp\nc\t100\t0.25"
+
+
+def test_sentences_in_a_table_are_read_whole(shown: Any, qtbot: Any) -> None:
+    low = shown(figures.table("T", ["name"], [["a"], ["b"]])).view
+    rows = [[1, "a word and another " * 8], [2, "short"]]
+    frame = shown(figures.table("T", ["step", "said"], rows), 300)
+    table = frame.view.table
+    qtbot.waitUntil(lambda: table.rowHeight(0) > 2 * low.table.rowHeight(0) >= table.rowHeight(1))
+    wide = table.rowHeight(0)
+    frame.resize(900, 300)
+    qtbot.waitUntil(lambda: table.rowHeight(0) < wide)
 
 
 def test_differences_are_whole_words_and_give_either_text_back() -> None:
