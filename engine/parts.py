@@ -728,6 +728,18 @@ class Procedure:
         """What the recipe's model must do for it: a generator takes noise, a denoiser the time beside its input."""
         return task.offer
 
+    def given(self, run: Run, batch: Batch) -> Batch:
+        """What its model is asked in the place of a batch of the task: noise, or noisy samples with their time.
+
+        Whoever passes a batch through the model by itself (an oracle, a transform, a probe) asks for it. It draws from
+        none of the run's streams, gives the same for the same batch, and returns what it has made as it is.
+        """
+        return batch
+
+    def objective(self, run: Run, output: Any, batch: Batch) -> Terms:
+        """Where it brings its objective as terms of the model's answer: those, for a batch as `given` makes it."""
+        raise NotImplementedError
+
     def make_model(self, task: Task) -> nn.Module:
         """Where it uses no model of the recipe's: the module whose parameters and buffers hold the solution.
 

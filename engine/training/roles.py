@@ -238,7 +238,7 @@ def update(
     if role.oracle is not None and run.batch is not None:
         role.oracle.bind(run.batch, run.draw, loss.detach())
     if getattr(optimizer, "closure", False):
-        optimizer.step(_closure(run, role, loss))  # type: ignore[arg-type]
+        optimizer.step(_closure(run, role, loss, alone))  # type: ignore[arg-type]
     elif scaler:
         scaler.step(optimizer)
         scaler.update()
@@ -293,7 +293,7 @@ def _all_workers_in(run: Run, role: Role) -> bool:
     return True
 
 
-def _closure(run: Run, role: Role, loss: Tensor) -> Callable[[], Tensor]:
+def _closure(run: Run, role: Role, loss: Tensor, alone: bool = False) -> Callable[[], Tensor]:
     """What an optimizer that evaluates several times a step calls: the first call costs nothing, the step's own
     gradients being there; each further one replays the step's draw on the same batch and passes the same hooks."""
     first = True
@@ -310,7 +310,7 @@ def _closure(run: Run, role: Role, loss: Tensor) -> Callable[[], Tensor]:
             value = total_of(terms, weight)
             for parameter in role.parameters:
                 parameter.grad = None
-            _differentiate(run, role, terms, value, weight, None)
+            _differentiate(run, role, terms, value, weight, None, alone)
         for hook in role.before:
             hook(run, role)
         return value.detach()

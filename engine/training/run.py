@@ -197,6 +197,14 @@ class Run:
             size, limit = max(columns.size, 1), None
         return columns.in_order(size or self.evaluation_batch, limit)
 
+    def training_sample(self, size: int) -> Batch:
+        """Some training samples to look at, the same every time, wherever the task has them from."""
+        if self.columns_of("train").size:
+            return next(self.batches("train", size, size))
+        rng = torch.Generator(self.device)
+        rng.manual_seed(derive_seed(self.seed, "samples to look at"))
+        return some(self.task, self.columns_of("train"), size, rng)
+
     def has(self, split: str) -> bool:
         """Whether something can be measured of a split."""
         return split in self.task.judges or self.columns_of(split).size > 0
@@ -229,7 +237,9 @@ class Run:
             give_side(self._side, batch)
 
     def objective(self, output: Any, batch: Batch) -> Terms:
-        """The recipe's loss, or the task's own."""
+        """The recipe's loss, or the task's own; that of a procedure which brings one."""
+        if type(self.procedure).objective is not Procedure.objective:
+            return self.procedure.objective(self, output, batch)
         if self.loss is None:
             return self.task.objective(output, batch)
         if "features" in self.loss.reads:
@@ -239,7 +249,7 @@ class Run:
     def terms(self, output: Any, batch: Batch, own: Terms | None = None) -> Terms:
         """All terms of a training step, named: the objective, the layers' own, and what techniques add or change.
 
-        `own` are the terms of a procedure that brings its objective, in the place of the recipe's.
+        `own` are the terms of a procedure that brings its objective where they are no function of the answer alone.
         """
         if self.precision != "fp32":
             output = _to_fp32(output)
@@ -400,7 +410,8 @@ class Run:
     def oracle(self, batch: Batch | None = None) -> Oracle:
         """Values and derivatives of the training loss on a batch (the current one when None)."""
         made = self._oracle(self.model)
-        made.bind(batch if batch is not None else self.batch, self.draw)  # type: ignore[arg-type]
+        batch = batch if batch is not None else self.batch
+        made.bind(self.procedure.given(self, batch) if batch is not None else batch, self.draw)  # type: ignore[arg-type]
         return made
 
     def _oracle(self, module: nn.Module, terms: Callable[[Any, Batch], Terms] | None = None) -> Oracle:

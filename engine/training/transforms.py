@@ -73,7 +73,8 @@ class Chain:
     def _compare(self, after: nn.Module) -> dict[str, float]:
         run, before = self.run, self.model
         split = next((s for s in (*SPLITS, "train") if run.columns_of(s).size), "")
-        batches = list(run.batches(split)) if split else [sample_of(run, run.evaluation_batch)]
+        batches = [run.procedure.given(run, batch) for batch in run.batches(split)] if split else []
+        batches = batches or [sample_of(run, run.evaluation_batch)]
         found: dict[str, float] = {}
         found["error"], scale = difference(before, after, batches)
         found["error_relative"] = found["error"] / scale if scale else found["error"]
@@ -93,9 +94,9 @@ class Chain:
 
 
 def sample_of(run: Run, rows: int) -> Batch:
-    """Some training samples, the same for each transform of a run."""
+    """Some training samples as the model is given them, the same for each transform of a run."""
     rng = torch.Generator().manual_seed(derive_seed(run.seed, "transform sample"))
-    return some(run.task, run.columns_of("train"), rows, rng)
+    return run.procedure.given(run, some(run.task, run.columns_of("train"), rows, rng))
 
 
 @torch.no_grad()

@@ -136,7 +136,7 @@ class FilterNormalizedLandscape(Probe):
         d, e = (direction(weights, rng, self.norm) for _ in range(2))
         half = self.grid // 2
         grid = [self.span * (i - half) / half for i in range(self.grid)]
-        batch = next(iter(run.batches("train", size=self.samples, limit=self.samples)))
+        batch = run.training_sample(self.samples)
         with run.evaluating():
             oracle = run.oracle(batch)
 

@@ -50,14 +50,14 @@ class Sharpness(Probe):
         self.iterations, self.samples, self.kernel, self.seed = iterations, samples, kernel, seed
 
     def look(self, run: Run) -> Finding:
-        batch = next(iter(run.batches("train", size=self.samples, limit=self.samples)))
+        batch = run.training_sample(self.samples)
         weights = [p for p in run.model.parameters() if p.requires_grad]
         scalars = {}
         with run.evaluating(), torch.enable_grad():
             _, top = extreme_eigenvalues(run.oracle(batch).hessian(), weights, self._rng(), self.iterations)
             scalars["sharpness"] = float(top)
             if self.kernel:
-                product = jacobian_gram(run.forward(batch), weights)
+                product = jacobian_gram(run.forward(run.procedure.given(run, batch)), weights)
                 _, top = extreme_eigenvalues(product, weights, self._rng(), self.iterations)
                 scalars["kernel"] = float(top) / len(batch)
         role = run.roles.get("main")

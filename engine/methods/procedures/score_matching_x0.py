@@ -21,6 +21,7 @@ from engine.parts import (
     Probe,
     Procedure,
     Task,
+    Terms,
     decoder,
     probe,
     procedure,
@@ -141,6 +142,7 @@ class ScoreMatchingX0(Procedure):
         self.least = float("inf")
         self.best_step = 0
         self.stale = 0
+        self.looked = -1
 
     @property
     def process(self) -> Process:
@@ -166,30 +168,43 @@ class ScoreMatchingX0(Procedure):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def step(self, run: Run, batch: Batch) -> Tensor:
-        if self.early_stop and run.step % self.check_every == 0:
-            self._look(run)
+    def step(self, run: Run, batch: Batch) -> Any:
+        if self.early_stop and run.step % self.check_every == 0 and run.step != self.looked:
+            self._look(run)  # once, also where a step is split
             if self.patience and self.stale >= self.patience:
                 looks, step = self.stale, self.best_step
                 run.finish(f"The error on the holdout has not fallen for {looks} looks; it was least at step {step}.")
-        if self._times is None or self._noise is None:
-            t, draw = self.draw(batch.x.shape, run.rng(ID))
+        run.batch = seen = self._noised(batch, run.rng(ID))
+        answer = run.forward(seen)
+        run.update("main", run.terms(answer, seen))
+        return answer
+
+    def given(self, run: Run, batch: Batch) -> Batch:
+        """A batch of samples as the model sees them: noisy, with their times; in `target` they are clean."""
+        return batch if TIME in batch.meta else self._noised(batch, rng_for(batch, run.seed))
+
+    def _noised(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """With the noise that belongs to a training sample where it is fixed, else with what the generator draws."""
+        if self._times is None or self._noise is None or batch.split != "train":
+            t, draw = self.draw(batch.x.shape, rng)
         else:
             t, draw = self._times[batch.index], self._noise[batch.index]
-        noisy = self.process.noised(batch.x, t, draw)
-        guess = self.shaped(run.forward(self.given(noisy, t, batch)), noisy)
-        run.update("main", run.terms(guess, batch, {"task": self.loss(guess, batch.x, t)}))
-        return guess
+        return self.seen(self.process.noised(batch.x, t, draw), t, batch)
+
+    def objective(self, run: Run, output: Any, batch: Batch) -> Terms:
+        noisy = batch.x[:, :-1].reshape(batch.target.shape)
+        return {"task": self.loss(self.shaped(output, noisy), batch.target, batch.meta[TIME])}
 
     def loss(self, guess: Tensor, clean: Tensor, t: Tensor) -> Tensor:
         """Of each sample [B]."""
         error = squared_error(guess, clean)
         return error if self.weight == "unit" else self.process.weight(t) * error
 
-    def given(self, x: Tensor, t: Tensor, batch: Batch) -> Batch:
+    def seen(self, x: Tensor, t: Tensor, batch: Batch) -> Batch:
         """What the model sees: the noisy sample and its time, as one vector."""
-        seen = torch.cat([x.flatten(1), (t - self.first_time).unsqueeze(1)], 1)
-        return Batch({"x": seen}, None, batch.index, batch.split, batch.weight)
+        both = torch.cat([x.flatten(1), (t - self.first_time).unsqueeze(1)], 1)
+        clean = batch.x if batch.inputs else None
+        return Batch({"x": both}, clean, batch.index, batch.split, batch.weight, None, {**batch.meta, TIME: t})
 
     def shaped(self, guess: Tensor, x: Tensor) -> Tensor:
         """The model's numbers as samples, and 0 for those that are too far out."""
@@ -203,10 +218,11 @@ class ScoreMatchingX0(Procedure):
 
     def _look(self, run: Run) -> None:
         """Measures the holdout, and keeps the weights where they are the best until now."""
+        self.looked = run.step
         clean, t, noisy = self._holdout
         blank = Batch({}, None, torch.arange(len(clean), device=clean.device))
         with run.evaluating(), torch.no_grad():
-            guess = self.shaped(run.forward(self.given(noisy, t, blank)), noisy)
+            guess = self.shaped(run.forward(self.seen(noisy, t, blank)), noisy)
             error = float(squared_error(guess, clean).mean())
         run.log("holdout/error", error)
         if error < self.least:
@@ -233,7 +249,7 @@ class ScoreMatchingX0(Procedure):
 
     def denoised(self, run: Run, x: Tensor, t: Tensor, batch: Batch) -> Tensor:
         """What it takes noisy samples for."""
-        guess = self.shaped(self.given(x, t, batch).call(run.model), x)
+        guess = self.shaped(self.seen(x, t, batch).call(run.model), x)
         span = run.task.offer.span
         return guess.clamp(*span) if self.clip_x0 and span else guess
 

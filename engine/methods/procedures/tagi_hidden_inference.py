@@ -237,8 +237,8 @@ class PredictiveVariance(Probe):
         return {f"sd_{name}": float(values.mean()) for name, values in groups.items()}, drawn
 
     def _of_one_input(self, run: Run, noise: float) -> tuple[dict[str, float], dict[str, Any]]:
-        train = run.columns("train")
-        data = next(iter(train.values())).flatten()
+        sample = run.training_sample(1000)
+        data = sample.x.flatten()
         low, high = float(data.min()), float(data.max())
         reach = (high - low) / 2
         x = torch.linspace(low - reach, high + reach, self.points, device=run.device).unsqueeze(1)
@@ -249,7 +249,7 @@ class PredictiveVariance(Probe):
         own = answer.var[:, 0].sqrt()
         series = [
             figures.line("mean and 90 %", x[:, 0], mean, mean - NINETY * sd, mean + NINETY * sd),
-            figures.line("target", *_sorted(data[:1000], train["target"].flatten()[:1000])),
+            figures.line("target", *_sorted(data, sample.target.flatten())),
         ]
         drawn = figures.curve("Answers and how sure they are", *series, x="input", y="answer")
         return {"sd_inside": float(own[inside].mean()), "sd_outside": float(own[~inside].mean())}, drawn
@@ -404,7 +404,7 @@ class ZeroDerivative(Probe):
 
     def look(self, run: Run) -> Finding:
         chain = chain_of(run.model)
-        batch = next(run.batches("train", self.starts, self.starts))
+        batch = run.training_sample(self.starts)
         with run.evaluating(), torch.no_grad():
             start = batch.x.flatten(1)
             x = flatten_out(chain, start, self.input_var, self.sigma, self.iterations, self.answer)

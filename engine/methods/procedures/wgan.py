@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from engine.fields import Count, ModelPart, OptimizerPart, Positive, Whole
 from engine.kit.generation import noise, rng_for, spearman
-from engine.parts import Batch, Offer, Procedure, Task, procedure
+from engine.parts import Batch, Offer, Procedure, Task, Terms, procedure
 
 if TYPE_CHECKING:
     from engine.kit.anatomy import Anatomy
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engine.training.run import Run
 
 ID = "wgan"
+NOISE = "z"  # what the generator is given
 Objective = Literal["wasserstein", "jensen-shannon"]
 
 
@@ -107,7 +108,6 @@ class WassersteinGAN(Procedure):
 
     brings_objective = True
     outputs = ("samples",)
-    offers = ("gradients",)
     makes = ("main", "critic")
     divisible = False  # the critic moves several times in a step
 
@@ -124,7 +124,7 @@ class WassersteinGAN(Procedure):
         objective: Objective = "wasserstein",
     ):
         self.latent, self.n_critic, self.critic_boost = latent, n_critic, critic_boost
-        self.boost_first, self.boost_every, self.clip, self.objective = boost_first, boost_every, clip, objective
+        self.boost_first, self.boost_every, self.clip, self._game = boost_first, boost_every, clip, objective
         self._critic_part, self._critic_optimizer = critic, critic_optimizer
         self._critic: nn.Module
         self.estimates: list[float] = []  # at the evaluations, with what the task measured there
@@ -149,22 +149,31 @@ class WassersteinGAN(Procedure):
                 batch = run.stream_of("train", ID).next()
                 run.count("samples", len(batch))
             self._learn_to_tell(run, batch)
-        score = self.judge(run, self.make(run, len(batch)))
-        run.update("main", {"task": generator_terms(score, self.objective)}, alone=True)
+        run.batch = _batch(noise((len(batch), self.latent), run.rng(ID)))
+        made = run.forward(run.batch)
+        run.update("main", run.terms(made, run.batch), alone=True)
 
     def _learn_to_tell(self, run: Run, batch: Batch) -> None:
         """One update of the critic; the generator stays as it is."""
         with torch.no_grad():
             made = self.make(run, len(batch))
         real, fake = self.judge(run, batch.x), self.judge(run, made)
-        run.log("critic/estimate", estimate(real.detach(), fake.detach(), self.objective))
+        run.log("critic/estimate", estimate(real.detach(), fake.detach(), self._game))
         run.batch = batch
-        run.update("critic", {"task": critic_terms(real, fake, self.objective)})
+        run.update("critic", {"task": critic_terms(real, fake, self._game)})
 
     def make(self, run: Run, count: int, rng: torch.Generator | None = None) -> Tensor:
         """Samples of the generator, from fresh noise."""
         z = noise((count, self.latent), rng or run.rng(ID))
         return self._shaped(run, run.forward(_batch(z)))
+
+    def given(self, run: Run, batch: Batch) -> Batch:
+        """The noise that a batch's samples are made from."""
+        return batch if NOISE in batch.inputs else _batch(noise((len(batch), self.latent), rng_for(batch, run.seed)))
+
+    def objective(self, run: Run, output: Any, batch: Batch) -> Terms:
+        """What the generator descends: the critic's answers to what it has made."""
+        return {"task": generator_terms(self.judge(run, self._shaped(run, output)), self._game)}
 
     def judge(self, run: Run, x: Tensor) -> Tensor:
         """What the critic says of samples [B]."""
@@ -177,7 +186,7 @@ class WassersteinGAN(Procedure):
     @torch.no_grad()
     def project(self, run: Run, role: Role) -> None:
         """After each step of the critic: no weight is larger than the clip."""
-        if role.name == "critic" and self.objective == "wasserstein":
+        if role.name == "critic" and self._game == "wasserstein":
             torch._foreach_clamp_max_(role.parameters, self.clip)
             torch._foreach_clamp_min_(role.parameters, -self.clip)
 
@@ -185,7 +194,7 @@ class WassersteinGAN(Procedure):
 
     def predict(self, run: Run, batch: Batch) -> Tensor:
         """As many samples as the batch has rows, from the same noise at every evaluation."""
-        return self._shaped(run, run.model(noise((len(batch), self.latent), rng_for(batch, run.seed))))
+        return self._shaped(run, self.given(run, batch).call(run.model))
 
     def after_evaluation(self, run: Run, metrics: Mapping[str, float]) -> None:
         measured = metrics.get(f"val/{run.task.metric[0]}")
@@ -194,7 +203,7 @@ class WassersteinGAN(Procedure):
         with run.evaluating(), torch.no_grad():
             rng = run.rng(f"{ID}/estimate")
             real = run.stream_of("train", f"{ID}/estimate", 1000).next().x
-            found = estimate(self.judge(run, real), self.judge(run, self.make(run, len(real), rng)), self.objective)
+            found = estimate(self.judge(run, real), self.judge(run, self.make(run, len(real), rng)), self._game)
         self.estimates.append(float(found))
         self.measured.append(measured)
         run.log("critic/estimate-at-evaluation", found)
@@ -212,5 +221,5 @@ class WassersteinGAN(Procedure):
 
 
 def _batch(x: Tensor) -> Batch:
-    """Samples, or noise, as a batch."""
-    return Batch({"x": x}, None, torch.arange(len(x), device=x.device))
+    """Noise, or samples for the critic, as a batch."""
+    return Batch({NOISE: x}, None, torch.arange(len(x), device=x.device))

@@ -94,6 +94,31 @@ class TwoBatches(Procedure):
         self.calls.append("end")
 
 
+@procedure(id="from-above")
+class FromAbove(Procedure):
+    """Asks its model for the samples themselves, from the samples plus one."""
+
+    brings_objective = True
+
+    def offer(self, task: Task) -> Offer:
+        return Offer("vector", (2,), "values", 2)
+
+    def given(self, run: Any, batch: Batch) -> Batch:
+        return batch if batch.target is not None else Batch({"x": batch.x + 1}, batch.x, batch.index, batch.split)
+
+    def objective(self, run: Any, output: Any, batch: Batch) -> dict[str, Tensor]:
+        return {"far": (output - batch.target).square().mean(1)}
+
+    def step(self, run: Any, batch: Batch) -> Any:
+        run.batch = seen = self.given(run, batch)
+        output = run.forward(seen)
+        run.update("main", run.terms(output, seen))
+        return output
+
+    def predict(self, run: Any, batch: Batch) -> Any:
+        return run.model(torch.zeros(len(batch), 2))
+
+
 @technique(id="doubled")
 class Doubled(Technique):
     """Doubles the weights after each step, and the terms of the loss."""
@@ -119,7 +144,7 @@ class Thrice(Decoder):
 
 @pytest.fixture(autouse=True)
 def parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    offer(monkeypatch, NoiseToCopy, TwoBatches, Doubled, Thrice)
+    offer(monkeypatch, NoiseToCopy, TwoBatches, FromAbove, Doubled, Thrice)
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -199,3 +224,20 @@ def test_rows_are_not_answered_and_a_decoders_cost_is_that_of_what_was_asked() -
 def test_a_loss_that_nobody_would_use_is_refused() -> None:
     with pytest.raises(RecipeError, match="brings its own objective and would not use it"):
         assemble(document(loss={"use": "half-squared-error"}), Recorder(Memory()))
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_whoever_asks_the_model_gives_it_what_the_procedure_would(stored: bool) -> None:
+    """The oracle, an optimizer with a line search, a probe and a transform, also where no sample is stored."""
+    changes = {"task": {"use": "noise-to-copy", "stored": stored}, "procedure": {"use": "from-above"}}
+    run = assemble(document(**changes), Recorder(Memory()))
+    batch = run.training_sample(5)
+    assert torch.equal(batch.x, run.training_sample(5).x) and len(batch) == 5
+    expected = (run.model(batch.x + 1) - batch.x).square().mean()
+    assert torch.allclose(run.oracle(batch).value(), expected)
+    assert torch.allclose(run.oracle(run.procedure.given(run, batch)).value(), expected), "what is made stays as it is"
+    more = {"optimizer": {"use": "lbfgs"}, "probes": [{"use": "sharpness"}], "transforms": [{"use": "fold"}]}
+    memory = Memory()
+    outcome = Trainer(assemble(document(**changes, **more), Recorder(memory))).train()
+    assert outcome.state == "done" and outcome.metrics["probe/sharpness/sharpness"] > 0
+    assert outcome.metrics["transform/fold/error"] < 1e-6

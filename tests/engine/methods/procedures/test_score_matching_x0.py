@@ -195,6 +195,25 @@ def test_a_perfect_denoiser_has_no_error_and_makes_the_ring() -> None:
     assert judged["w1"] < 0.15 and judged["modes"] == 8 and judged["stray"] < 0.02
 
 
+def test_its_objective_can_be_asked_again_whoever_asks() -> None:
+    """An optimizer with a line search, a probe and a transform pass the model noisy samples too."""
+    probes = [{"use": "sharpness", "samples": 20}]
+    changes = {"optimizer": {"use": "lbfgs"}, "probes": probes, "transforms": [{"use": "fold"}]}
+    _, _, outcome = train(**{**BASE, **changes})
+    assert outcome.state == "done" and outcome.metrics["probe/sharpness/sharpness"] > 0
+    assert outcome.metrics["transform/fold/error"] < 1e-5 and outcome.metrics["transform/fold/test/w1_before"] > 0
+    run = run_of()
+    part: Any = run.procedure
+    assert run.stream is not None
+    batch = run.stream.next()
+    made = part.given(run, batch)
+    assert part.given(run, made) is made and torch.equal(made.target, batch.x)
+    t, draw = part._times[batch.index], part._noise[batch.index]
+    assert torch.equal(made.x[:, :2], part.process.noised(batch.x, t, draw)) and torch.equal(made.meta["t"], t)
+    expected = part.loss(run.model(made.x), batch.x, t).mean()
+    assert torch.allclose(run.oracle(batch).value(), expected)
+
+
 def test_techniques_see_its_terms() -> None:
     changed, _, _ = train(**BASE, techniques=[{"use": "weight-penalty"}])
     plain, _, _ = train(**BASE)
