@@ -91,8 +91,10 @@ class SpatialMask(nn.Module):
             return
         corners, shares = self._neighbours(batch.x)
         if self.mode == "grid":
-            self.loss.index_add_(0, corners.flatten(), (shares * losses[:, None]).flatten().to(self.loss.dtype))
-            self.weight.index_add_(0, corners.flatten(), shares.flatten())
+            # Not index_add: on a GPU the order of its sums, and so their last bits, would differ from run to run.
+            table = shares.new_zeros(len(losses), len(self.loss)).scatter_(1, corners, shares)
+            self.loss += (losses.to(table.dtype) @ table).to(self.loss.dtype)
+            self.weight += table.sum(0)
             return
         nearest = corners.gather(1, shares.argmax(1, keepdim=True))[:, 0]
         self.loss.index_copy_(0, nearest, losses.to(self.loss.dtype))
