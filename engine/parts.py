@@ -651,8 +651,9 @@ class Technique:
     With "features" in it, `run.features` is what entered the model's head in the last forward pass, with gradient.
     `needs` names the columns that it reads from a batch, as for samplers. `needs_total`: it must know the number of
     steps, as for a schedule. `additive` False says that the terms it adds or changes couple the samples of a batch, so
-    that a step cannot be split. `any_role`: it acts on whatever role it is called for and keeps its state by role, so
-    that a recipe may bind it to others than it declares, by ``on = ["critic"]``.
+    that a step cannot be split. `asks_again`: it asks for the loss of a batch at other weights (`run.oracle`), which a
+    procedure that brings its own objective cannot give. `any_role`: it acts on whatever role it is called for and keeps
+    its state by role, so that a recipe may bind it to others than it declares, by ``on = ["critic"]``.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
@@ -661,6 +662,7 @@ class Technique:
     per_term: ClassVar[bool] = False
     any_role: ClassVar[bool] = False
     additive: ClassVar[bool] = True
+    asks_again: ClassVar[bool] = False
     rewrites: ClassVar[bool] = False
     keeps_parameters: ClassVar[bool] = False
     _on: tuple[str, ...] = ()  # the recipe's `on`

@@ -235,7 +235,7 @@ def clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy) -> list[P
             found.append(Problem(path, use["use"], missing))
     found += _needs(document, task) + _features(document, anatomy)
     found += _precision(document) + _horizon(document) + _loss(document, task)
-    found += _offers(document) + _outer(document, task) + _other_structure(document, task)
+    found += _offers(document) + _again(document) + _outer(document, task) + _other_structure(document, task)
     found += live.problems(_uses(document)) + surgery.problems(_uses(document), anatomy)
     found += _decoder(document, task) + _normalization(document, anatomy)
     return found + rules.problems(document, _uses(document), task)
@@ -330,6 +330,19 @@ def _trainless(document: Mapping[str, Any]) -> list[Problem]:
     sentence = f"{document['procedure']['use']} trains nothing: it acts once. Leave [budget] out."
     limits = {name: document["budget"][name] for name in ("epochs", "steps", "seconds")}
     return [Problem(f"budget.{name}", value, sentence) for name, value in limits.items() if value]
+
+
+def _again(document: Mapping[str, Any]) -> list[Problem]:
+    """What asks for the loss of a batch at other weights gets the recipe's: not one that the procedure makes."""
+    owner = document["procedure"]["use"]
+    if not getattr(registry.classes()[owner], "brings_objective", False):
+        return []
+    sentence = f"it asks for the loss of a batch again, at other weights, and that of {owner} is made in its own step."
+    return [
+        Problem(path, use["use"], sentence)
+        for path, use in _uses(document)
+        if any(getattr(registry.classes()[use["use"]], name, False) for name in ("asks_again", "closure"))
+    ]
 
 
 def _outer(document: Mapping[str, Any], task: Task) -> list[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 
 from engine.fields import Count, Whole
-from engine.parts import Batch, Technique, technique
+from engine.parts import Batch, Task, Technique, technique
 
 if TYPE_CHECKING:
+    from engine.kit.anatomy import Anatomy
     from engine.training.run import Run
 
 ID = "experience-replay"
@@ -45,6 +47,14 @@ class ExperienceReplay(Technique):
         self.buffer, self.replayed = buffer, replayed
         self.seen = 0
         self.kept = torch.zeros(0, dtype=torch.long)
+
+    @classmethod
+    def requires(
+        cls, settings: Mapping[str, Any], task: Task, anatomy: Anatomy, recipe: Mapping[str, Any]
+    ) -> str | None:
+        if task.stream != "rows":
+            return "It remembers which stored samples it has seen, and this task's training samples are no stored rows."
+        return None
 
     def setup(self, run: Run) -> None:
         self.kept = torch.zeros(self.buffer, dtype=torch.long, device=run.device)

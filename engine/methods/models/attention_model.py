@@ -141,8 +141,9 @@ class AttentionModel(Model):
         self._offer, self._heads, self._clip = offer, heads, clip
         self.stem = nn.Linear(offer.shape[-1], width)
         self.blocks = nn.Sequential(*(EncoderLayer(width, heads, hidden, norm) for _ in range(layers)))
-        self.context = nn.Linear(3 * width, width, bias=False)
-        self.before = nn.Parameter(torch.empty(2 * width).uniform_(-1, 1) / math.sqrt(2 * width))
+        bound = 1 / math.sqrt(3 * width)  # together they are one layer of 3 width inputs
+        self.of_graph, self.of_last, self.of_first = (_linear(width, bound) for _ in range(3))
+        self.before = nn.Parameter(torch.empty(2, width).uniform_(-1, 1) / math.sqrt(2 * width))
         self.glimpse = nn.Linear(width, 2 * width, bias=False)
         self.merge = nn.Linear(width, width, bias=False)
         self.head = nn.Linear(width, width, bias=False)
@@ -153,9 +154,9 @@ class AttentionModel(Model):
     def encode(self, points: Tensor) -> Encoded:
         """All that does not depend on the tour so far."""
         h = self.blocks(self.stem(points))
-        graph, last, first = self.context.weight.chunk(3, 1)
         keys, values = (heads_of(part, self._heads) for part in self.glimpse(h).chunk(2, -1))
-        return Encoded(h.mean(1, keepdim=True) @ graph.T, h @ first.T, h @ last.T, keys, values, self.head(h))
+        graph = self.of_graph(h.mean(1, keepdim=True))
+        return Encoded(graph, self.of_first(h), self.of_last(h), keys, values, self.head(h))
 
     def scores(self, encoded: Encoded, partial: Partial) -> Tensor:
         """The clipped logits of every next point [B, S, n]."""
@@ -167,7 +168,7 @@ class AttentionModel(Model):
     def _journey(self, encoded: Encoded, partial: Partial) -> Tensor:
         """The part of the context that says where the tour began and is."""
         if partial.first is None or partial.last is None:
-            both = self.context.weight[:, self.before.numel() // 2 :] @ self.before
+            both = self.of_last(self.before[0]) + self.of_first(self.before[1])
             return both.expand(*partial.visited.shape[:2], -1)
         return _rows(encoded.as_first, partial.first) + _rows(encoded.as_last, partial.last)
 
@@ -175,6 +176,13 @@ class AttentionModel(Model):
         example = torch.zeros(2, *self._offer.shape, device="meta")
         blocks: list[Any] = list(self.blocks)
         return Anatomy(self, stem=self.stem, blocks=blocks, features=blocks[-1], head=self.head, example=example)
+
+
+def _linear(width: int, bound: float) -> nn.Linear:
+    """A square layer without bias whose weights start within a bound."""
+    made = nn.Linear(width, width, bias=False)
+    nn.init.uniform_(made.weight, -bound, bound)
+    return made
 
 
 def _rows(of: Tensor, index: Tensor) -> Tensor:

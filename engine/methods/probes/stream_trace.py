@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from engine.fields import Count
-from engine.parts import Finding, Probe, probe
+from engine.parts import Finding, Probe, Task, probe
 
 if TYPE_CHECKING:
+    from engine.kit.anatomy import Anatomy
     from engine.training.run import Run
 
 
@@ -43,6 +45,15 @@ class StreamTrace(Probe):
 
     def __init__(self, split: Literal["test", "val", "train"] = "test", points: Count = 40):
         self.split, self.points = split, points
+
+    @classmethod
+    def requires(
+        cls, settings: Mapping[str, Any], task: Task, anatomy: Anatomy, recipe: Mapping[str, Any]
+    ) -> str | None:
+        split = settings.get("split", "test")
+        if not task.columns(split) or not task.by_row:
+            return f"It walks along the samples of a stored split, and the task answers no {split} samples row by row."
+        return None
 
     def look(self, run: Run) -> Finding:
         name, _ = run.task.metric

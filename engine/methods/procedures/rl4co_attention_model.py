@@ -37,9 +37,9 @@ def better(challenger: Tensor, champion: Tensor, level: float) -> bool:
 class Critic(nn.Module):
     """Guesses from the points how long the policy's tour will be: the mean of what it sees in each point."""
 
-    def __init__(self, width: int):
+    def __init__(self, coordinates: int, width: int):
         super().__init__()
-        self.point = nn.Sequential(nn.Linear(2, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.point = nn.Sequential(nn.Linear(coordinates, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
         self.head = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
 
     def forward(self, points: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class NeuralRouting(Procedure):
         if self.baseline == "rollout":
             self.frozen = _frozen(run.model)
         if self.baseline == "critic":
-            self._critic = Critic(self.critic_width).to(run.device)
+            self._critic = Critic(run.offer.shape[-1], self.critic_width).to(run.device)
             run.add_role("critic", self._critic)
 
     def on_surgery(self, run: Run, moves: Moves) -> None:

@@ -281,6 +281,8 @@ class RateEstimate(Technique):
         smoothing: how much of its past the logged value keeps
     """
 
+    asks_again = True
+
     def __init__(self, every: Count = 10, smoothing: Decay = 0.9) -> None:
         self.every = every
         self.smoothing = smoothing

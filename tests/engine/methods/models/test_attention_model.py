@@ -70,7 +70,7 @@ def test_a_step_is_what_the_formulas_say() -> None:
     for b in range(2):
         for s in range(2):
             context = torch.cat([h[b].mean(0), h[b, last[b, s]], h[b, first[b, s]]])
-            query = model.context.weight @ context
+            query = torch.cat([m.weight for m in (model.of_graph, model.of_last, model.of_first)], 1) @ context
             seen, _ = F.multi_head_attention_forward(
                 query[None], h[b], h[b], 16, 4,
                 in_proj_weight=torch.cat([torch.eye(16, dtype=torch.float64), keys, values]), in_proj_bias=None,

@@ -178,11 +178,12 @@ def test_the_answer_begins_where_training_did() -> None:
 
 
 def test_it_learns_to_make_short_tours() -> None:
-    before, _ = ready(**recipe())
-    run, _, outcome = train(**{**recipe(), "budget": {"steps": 60}})
-    assert outcome.metrics["test/gap"] < 0.6 * before.evaluate("test")["gap"]
-    assert outcome.metrics["test/gap"] >= 0 and outcome.metrics["count/samples"] == 960
-    assert run.procedure.starts == 0  # type: ignore[attr-defined]
+    """Drawn at first as good as at random, which is about 3.1 long for six points, and the best ones 2.1."""
+    _, memory, outcome = train(**{**recipe(), "budget": {"steps": 60}})
+    lengths = memory.points["train/length"][1]
+    first, last = sum(lengths[:5]) / 5, sum(lengths[-5:]) / 5
+    assert 2.8 < first < 3.3 and last < 0.85 * first
+    assert 0 <= outcome.metrics["test/gap"] < 0.1 and outcome.metrics["count/samples"] == 960
 
 
 def test_it_refuses_what_it_cannot_do() -> None:
@@ -190,7 +191,7 @@ def test_it_refuses_what_it_cannot_do() -> None:
         NeuralRouting(starts=1)
     with pytest.raises(RecipeError, match=r"points|tour"):
         ready(procedure={"use": "rl4co-attention-model"})
-    with pytest.raises(RecipeError, match="builds a tour point by point"):
+    with pytest.raises(RecipeError, match="takes vector or image"):
         ready(**{**recipe(), "model": {"use": "mlp"}})
 
 
@@ -201,3 +202,25 @@ def test_it_goes_on_with_the_baseline_that_it_had(
     monkeypatch.setattr("engine.methods.tasks.tsp.Tsp.epoch_steps", 2)
     whole, again = resumed(tmp_path, 3, **recipe(baseline=baseline, comparison=32, level=0.9))
     assert whole.weights == again.weights and whole.metrics == again.metrics
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"optimizer": {"use": "lbfgs"}}, "asks for the loss of a batch again"),
+        ({"techniques": [{"use": "super-convergence-rate"}]}, "asks for the loss of a batch again"),
+        ({"techniques": [{"use": "experience-replay"}]}, "no stored rows"),
+    ],
+)
+def test_what_wants_a_stored_sample_or_its_loss_again_is_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RecipeError, match=reason):
+        ready(**{**recipe(), **changes})
+
+
+def test_other_layers_and_averages_fit_into_the_policy() -> None:
+    """Every weight of it is called as a layer is."""
+    layers = {"use": "replace", "sites": "linear", "layer": {"use": "weight-norm"}}
+    average = {"use": "switch-ema", "decay": 0.5}
+    run, _, outcome = train(**{**recipe(), "techniques": [layers, average]})
+    assert outcome.metrics["test/gap"] > 0 and outcome.metrics["test@ema/gap"] > 0
+    assert type(run.model.of_graph).__name__ == "WeightNorm"
