@@ -120,6 +120,9 @@ class AttentionModel(Model):
         ValueError: For a task that does not offer points and ask for a tour, or a width that the heads do not divide.
     """
 
+    inputs = ("points",)
+    outputs = ("tour",)
+
     def __init__(
         self,
         offer: Offer,

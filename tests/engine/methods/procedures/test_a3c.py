@@ -248,7 +248,7 @@ def test_numbers_can_be_acted_with() -> None:
 def test_it_learns_which_arm_pays() -> None:
     part, run, model = arms(workers=16, t_max=2, entropy=0.0)
     descent = torch.optim.SGD(model.parameters(), lr=0.05)
-    before = float(model.weight[:2, 0].softmax(0)[1])
+    before = model.weight[:2, 0].softmax(0)[1].item()
     for _ in range(60):
         terms = part.terms(run, part.play(run, 0, model), model)
         descent.zero_grad()

@@ -73,7 +73,10 @@ def test_names_that_are_not_there_are_refused() -> None:
         GymnasiumTask("Acrobat-v1")
 
 
-def test_a_recipe_that_cannot_act_is_told_so_beside_the_size_of_its_model() -> None:
-    shown = preview('[task]\nuse = "gymnasium"\n[model]\nuse = "mlp"\nhidden = [8]\n[optimizer]\nuse = "sgd"\n')
+def test_a_recipe_that_cannot_act_is_told_so_and_one_that_can_is_shown() -> None:
+    recipe = '[task]\nuse = "gymnasium"\n[model]\nuse = "mlp"\nhidden = [8]\n[optimizer]\nuse = "sgd"\n'
+    shown = preview(recipe)
     assert len(shown["problems"]) == 1 and "a3c" in shown["problems"][0]["message"]
-    assert shown["model"]["parameters"] == 4 * 8 + 8 + 8 * 2 + 2 and shown["data"]["splits"] == {}
+    shown = preview(recipe + '[procedure]\nuse = "a3c"\n[budget]\ncount = "environment-steps"\namount = 500\n')
+    assert shown["problems"] == [] and shown["data"]["splits"] == {} and shown["steps"] == 50
+    assert shown["model"]["parameters"] == 4 * 8 + 8 + 8 * 3 + 3
