@@ -171,7 +171,7 @@ class AttentionModel(Model):
     def _journey(self, encoded: Encoded, partial: Partial) -> Tensor:
         """The part of the context that says where the tour began and is."""
         if partial.first is None or partial.last is None:
-            both = self.of_last(self.before[0]) + self.of_first(self.before[1])
+            both = self.of_last(self.before)[0] + self.of_first(self.before)[1]
             return both.expand(*partial.visited.shape[:2], -1)
         return _rows(encoded.as_first, partial.first) + _rows(encoded.as_last, partial.last)
 
