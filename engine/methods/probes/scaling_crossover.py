@@ -63,7 +63,8 @@ class ScalingCrossover(Study):
         crossover = the last root of L_A - L_B in [smallest size, extrapolate * largest size]
 
     Helps: before a rule of thumb from small experiments is used on a large run.
-    Hurts: three parameters on four sizes are nearly an interpolation: six sizes tell more.
+    Hurts: three parameters on four sizes are nearly an interpolation: six sizes tell more. Arms that are equal cross
+        somewhere in most refits; their range is then so wide that the verdict says so.
     Cost: a run for each size, value, rate and seed.
     Choices: rates and, where the second arm has several values, its value are chosen for each size by the validation
         loss; the test loss is reported. The noise of single runs is pooled over all sizes and both arms. A crossover is
