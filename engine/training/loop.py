@@ -107,6 +107,11 @@ class Trainer:
         told: list[Any] = [getattr(run.stream, "sampler", None), *run.techniques]
         self._observe = [part.observe for part in told if hasattr(part, "observe")]
         run.keep_losses = bool(self._observe)
+        if run.workers.processes > 1 and (self._observe or run.observing):
+            raise AthanorError(
+                "A part of this recipe goes by the loss of each sample, and of several processes each sees its own "
+                "samples alone. Train it in one process; its workers may be several."
+            )
         hooked = (run.procedure, *run.techniques, *self._optimizers())
         self._step_ends = any(hasattr(part, "on_step_end") for part in hooked)
 

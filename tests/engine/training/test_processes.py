@@ -39,6 +39,23 @@ def test_two_processes_are_four_workers_as_one_process_is() -> None:
     assert two.metrics["count/gradient-passes"] == one.metrics["count/gradient-passes"] / 2, "each its own"
 
 
+def test_who_observes_the_losses_of_samples_must_see_them_all() -> None:
+    observing = {
+        "task": {"use": "signal-at-coordinates", "samples": 32},
+        "model": {"use": "sape", "num_frequencies": 4, "num_blocks": 2, "hidden": [4]},
+        "training": {"batch_size": 16, "workers": 2, "evaluate_every": 0},
+        "budget": {"steps": 8},
+    }
+    document = filled(Recipe.of(observing))
+    with pytest.raises(AthanorError, match="sees its own samples alone"):
+        train_together(document, 2)
+    assert not torch.distributed.is_initialized()
+    alone = {**observing, "training": {**observing["training"], "workers": 1}}
+    two, one = train(document), train(filled(Recipe.of(alone)))
+    assert two.metrics["layer/mask/open"] == one.metrics["layer/mask/open"]
+    assert two.metrics["test/mse"] == pytest.approx(one.metrics["test/mse"], rel=1e-4)
+
+
 def test_what_clocks_would_decide_is_refused() -> None:
     with pytest.raises(AthanorError, match="cannot end by the clock"):
         train_together(filled(Recipe.of({**RECIPE, "budget": {"seconds": 1.0}})), 2)
