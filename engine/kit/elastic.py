@@ -48,6 +48,11 @@ class Elastic:
         self.config = dict(config)
         self._follow(self.config)
 
+    def canonical(self, config: Mapping[str, Any]) -> Config:
+        """The configuration that stands for all those that are the same network. A subclass says which are: sizes that
+        round to the same channels, choices of blocks that are left out."""
+        return dict(config)
+
     @contextmanager
     def configured(self, config: Mapping[str, Any]) -> Iterator[None]:
         """Within the context the network has these sizes; afterwards those that it had."""

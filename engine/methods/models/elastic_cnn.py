@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from engine.fields import Count, Decay, Positive
+from engine.fields import Count, Decay, Positive, Whole
 from engine.kit.anatomy import Anatomy, example_input
 from engine.kit.elastic import (
     Config,
@@ -49,9 +50,12 @@ class ElasticCNN(Model, Elastic):
         resolutions: Heights and widths that the image may be resized to; empty leaves it as it comes.
         dropout: Share of the features before the head that are silenced at random in training.
         zero_gamma: Whether each block starts as its shortcut, which keeps large networks stable.
+        chosen: One network of all: for each choice (the resolution, then depth, width, kernel and expansion of each
+            stage) the place of its value, counted from 0. Empty leaves all open.
 
     Raises:
-        ValueError: For a task whose inputs are not square images, even kernels, or images too small for the stages.
+        ValueError: For a task whose inputs are not square images, even kernels, images too small for the stages, or
+            places that no choice has.
     """
 
     inputs = ("image",)
@@ -68,6 +72,7 @@ class ElasticCNN(Model, Elastic):
         resolutions: list[Count] = [],  # noqa: B006
         dropout: Decay = 0.2,
         zero_gamma: bool = True,
+        chosen: list[Whole] = [],  # noqa: B006
     ):
         super().__init__()
         self._offer, self._dropout = offer, dropout
@@ -93,9 +98,26 @@ class ElasticCNN(Model, Elastic):
             self.stages.append(ElasticStage(blocks))
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout))
         self.head = ElasticLinear(widths[-1], offer.size)
+        self._chosen = _checked(list(chosen), self._open())
         self.configure(self.largest())
 
     def choices(self) -> dict[str, list[Any]]:
+        found = self._open()
+        if not self._chosen:
+            return found
+        return {name: [values[i]] for i, (name, values) in zip(self._chosen, found.items(), strict=True)}
+
+    def canonical(self, config: Mapping[str, Any]) -> Config:
+        """Shares that round to as many channels are the same network: the smallest stands for them."""
+        found, wide = dict(config), 0
+        for number, width in enumerate(self.widths):
+            wide = _channels(width, config[f"stage{number}.width"])
+            inner = _channels(wide, config[f"stage{number}.expansion"])
+            found[f"stage{number}.width"] = next(s for s in self.width_shares if _channels(width, s) == wide)
+            found[f"stage{number}.expansion"] = next(s for s in self.expansions if _channels(wide, s) == inner)
+        return found
+
+    def _open(self) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = {"resolution": self.resolutions}
         for number in range(len(self.widths)):
             found[f"stage{number}.depth"] = self.depths
@@ -139,6 +161,18 @@ class ElasticCNN(Model, Elastic):
         blocks = [block for stage in self.stages for block in stage]  # type: ignore[attr-defined]
         example = example_input(self._offer)
         return Anatomy(self, stem=self.stem_conv, blocks=blocks, features=self.pool, head=self.head, example=example)
+
+
+def _checked(chosen: list[int], choices: dict[str, list[Any]]) -> list[int]:
+    """The chosen places, where there is one for each choice and its value is there."""
+    if chosen and len(chosen) != len(choices):
+        raise ValueError(
+            f"chosen has {len(chosen)} places, and there are {len(choices)} choices: {', '.join(choices)}."
+        )
+    for place, (name, values) in zip(chosen, choices.items(), strict=False):
+        if place >= len(values):
+            raise ValueError(f"chosen names place {place} of {name}, which has {len(values)}, counted from 0.")
+    return chosen
 
 
 def _ascending(values: list[Any]) -> list[Any]:
