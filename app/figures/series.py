@@ -347,6 +347,8 @@ class ScatterView(Plot):
                 pen.setColor(colour)
                 painter.setPen(pen)
                 draw_lines(painter, x[:-1], y[:-1], x[1:], y[1:])
+                if len(x) > MARKED and one.values is None and not (one.labels or any(one.opens)):
+                    continue  # a fitted line, not points that happen to be joined
             if one.values is None:
                 colours, which = [QColor(self.theme.series(number))], np.zeros(len(x))
             else:

@@ -180,6 +180,20 @@ def test_a_view_that_fails_says_so_once_and_the_next_figure_is_drawn(shown: Any,
     assert len(np.unique(pixels(frame.view).reshape(-1, 3), axis=0)) > 20
 
 
+def test_many_points_of_a_line_are_a_line_and_few_are_points(shown: Any) -> None:
+    """A fit beside what was measured."""
+    measured = figures.dots("measured", [0, 1], [0, 1])
+    inked = []
+    for count in (30, 300):
+        at = np.linspace(0, 1, count)
+        fit = figures.dots("fit", at, at**2, joined=True)
+        view = shown(figures.scatter("Fit", measured, fit)).view
+        colour = view.theme.series(1)
+        near = np.abs(pixels(view) - [colour.blue(), colour.green(), colour.red()]).sum(2) < 40
+        inked.append(int(near[40:].sum()))
+    assert inked[1] < inked[0] / 2
+
+
 # -- what follows the mouse --------------------------------------------------------------------------------------------
 
 
