@@ -30,7 +30,7 @@ class Asked:
     def __init__(self) -> None:
         self.texts: list[str] = []
 
-    def queue(self, text: str) -> str:
+    def queue(self, text: str, allow: object = ()) -> str:
         self.texts.append(text)
         return "sweep1"
 
