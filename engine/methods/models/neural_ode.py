@@ -94,6 +94,7 @@ class ODEBlock(nn.Module):
             "2303.02262",
         ),
     ],
+    precision="fp32",
     graph="never",
     recommends={
         "task": {"use": "digits"},

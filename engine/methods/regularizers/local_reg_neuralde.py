@@ -35,6 +35,7 @@ def local_step(block: FollowsODE, t: Tensor, z: Tensor, solver: str, grad_first:
     name="Locally regularized neural ODE",
     paper="Locally Regularized Neural Differential Equations: Some Black Boxes Were Meant to Remain Closed!",
     arxiv="2303.02262",
+    precision="fp32",
     graph="never",
     recommends={
         "optimizer": {"use": "adamw", "lr": 0.001},

@@ -10,6 +10,7 @@ import scipy.integrate
 import torch
 from torch import Tensor
 
+from engine.errors import RecipeError
 from engine.methods.models.neural_ode import Field, NeuralODE, ODEBlock
 from engine.parts import Offer
 from tests.engine.methods.short import train
@@ -97,7 +98,9 @@ def test_calls_are_counted_shown_and_measured() -> None:
     assert nfe[0] < nfe[1], "a tighter tolerance costs more"
 
 
-def test_it_refuses_tokens() -> None:
+def test_it_refuses_tokens_and_half_precision() -> None:
+    with pytest.raises(RecipeError, match="full precision"):
+        train(**{**RECIPE, "training": {"batch_size": 50, "precision": "bf16"}})
     with pytest.raises(ValueError, match="tokens in"):
         NeuralODE(Offer("tokens", (8,), "next-token", 4, 4))
     assert NeuralODE(OFFER, 5, 7)(torch.randn(2, 3)).shape == (2, 4)
