@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.commands.cli import DONE, FAILED, INTERRUPTED, add_json
 from engine.commands.output import console, duration, print_json, print_table, show
+from engine.comparison import plus_minus
 from engine.errors import AthanorError
 from engine.service.processes import environment, python
 from engine.workspace import RESOURCES
@@ -24,11 +25,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="every ablation there is")
     parser.add_argument("--sample", type=int, metavar="N", help="N ablations, drawn at random")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="which ones --sample draws (default 0)")
+    parser.add_argument(
+        "--markdown", action="store_true", help="what was measured before, as resources/evidence/README.md"
+    )
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     known = sorted(path.stem for path in FOLDER.glob("*.toml"))
+    if options.markdown:
+        print(markdown(_kept(known)), end="")
+        return DONE
     if not (options.ids or options.all or options.sample is not None):
         return _list(known, options.json)
     rows: list[dict[str, Any]] = []
@@ -93,19 +100,51 @@ def measure(name: str) -> Iterator[dict[str, Any]]:
 
 def _list(known: list[str], as_json: bool) -> int:
     """Without names: what there is, with what was measured last, nothing trained."""
-    rows = []
-    for name in known:
-        kept = FOLDER / f"{name}.json"
-        if kept.exists():
-            rows.append(json.loads(kept.read_text(encoding="utf-8")))
-        elif not as_json:
-            rows.append({"id": name, "claim": "not measured yet"})
+    rows = _kept(known)
+    if not as_json:
+        measured = {row["id"] for row in rows}
+        rows += [{"id": name, "claim": "not measured yet"} for name in known if name not in measured]
+        rows.sort(key=lambda row: row["id"])
     if as_json:
         print_json(rows)
     else:
         _print(rows)
         print("\nThese were measured before. Name some, or give --all or --sample N, to measure them here.")
     return DONE
+
+
+def _kept(known: list[str]) -> list[dict[str, Any]]:
+    """What was measured before."""
+    paths = [path for path in (FOLDER / f"{name}.json" for name in known) if path.exists()]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The measured rows as a page: how many claims hold, and the table."""
+    holding = sum(bool(row["holds"]) for row in rows)
+    lines = [
+        "# What was measured",
+        "",
+        f"{len(rows)} claims, of which {holding} hold. Each row is an ablation in this folder: the TOML says what was "
+        "compared and",
+        "claimed, the JSON what came of it, seed by seed, on which machine and when. `python main.py evidence ID` measures",
+        "one again; `python main.py evidence --markdown` prints this page.",
+        "",
+        "| ablation | what was measured | baseline | with it | n | better | claim holds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        arms = [plus_minus(row[arm]["mean"], row[arm]["std"]) for arm in ("baseline", "method")]
+        cells = (
+            row["id"],
+            row["metric"],
+            *arms,
+            row["method"]["n"],
+            row["better"],
+            "yes" if row["holds"] else "**no**",
+        )
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

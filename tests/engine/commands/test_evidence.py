@@ -6,7 +6,8 @@ import argparse
 
 import pytest
 
-from engine.commands.evidence import choose
+from engine.commands.cli import run
+from engine.commands.evidence import FOLDER, choose
 from engine.errors import AthanorError
 
 KNOWN = ["a", "b", "c", "d", "e"]
@@ -30,3 +31,11 @@ def test_a_sample_is_drawn_by_its_seed() -> None:
     assert len(draws) > 5 and all(len(set(draw)) == 2 for draw in draws)
     assert choose(KNOWN, options(sample=2, seed=3)) == choose(KNOWN, options(sample=2, seed=3))
     assert choose(KNOWN, options(sample=99)) == KNOWN
+
+
+def test_the_page_of_what_was_measured_is_that_of_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evidence", "--markdown"], lambda *_: 99) == 0
+    page = capsys.readouterr().out
+    kept = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert page == kept, "python main.py evidence --markdown > resources/evidence/README.md"
+    assert page.count("\n| ") == len(list(FOLDER.glob("*.json"))) + 2
