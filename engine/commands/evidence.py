@@ -125,10 +125,9 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# What was measured",
         "",
-        f"{len(rows)} claims, of which {holding} hold. Each row is an ablation in this folder: the TOML says what was "
-        "compared and",
-        "claimed, the JSON what came of it, seed by seed, on which machine and when. `python main.py evidence ID` measures",
-        "one again; `python main.py evidence --markdown` prints this page.",
+        f"{len(rows)} claims, of which {holding} hold. Each row is an ablation in this folder: the TOML says what was",
+        "compared and claimed, the JSON what came of it, seed by seed, on which machine and when.",
+        "`python main.py evidence ID` measures one again; `python main.py evidence --markdown` prints this page.",
         "",
         "| ablation | what was measured | baseline | with it | n | better | claim holds |",
         "| --- | --- | --- | --- | --- | --- | --- |",
