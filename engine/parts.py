@@ -652,8 +652,9 @@ class Technique:
     `needs` names the columns that it reads from a batch, as for samplers. `needs_total`: it must know the number of
     steps, as for a schedule. `additive` False says that the terms it adds or changes couple the samples of a batch, so
     that a step cannot be split. `asks_again`: it asks for the loss of a batch at other weights (`run.oracle`), which a
-    procedure that brings its own objective cannot give. `any_role`: it acts on whatever role it is called for and keeps
-    its state by role, so that a recipe may bind it to others than it declares, by ``on = ["critic"]``.
+    procedure that brings its own gives only where it has an `objective` to be asked for. `any_role`: it acts on what
+    role it is called for and keeps its state by role, so that a recipe may bind it to others than it declares, by
+    ``on = ["critic"]``.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()

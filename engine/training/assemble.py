@@ -335,8 +335,9 @@ def _trainless(document: Mapping[str, Any]) -> list[Problem]:
 def _again(document: Mapping[str, Any]) -> list[Problem]:
     """What asks for the loss of a batch at other weights gets the recipe's: not one that the procedure makes."""
     owner = document["procedure"]["use"]
-    if not getattr(registry.classes()[owner], "brings_objective", False):
-        return []
+    cls: Any = registry.classes()[owner]
+    if not cls.brings_objective or cls.objective is not Procedure.objective:
+        return []  # the recipe's loss, or one that can be asked for
     sentence = f"it asks for the loss of a batch again, at other weights, and that of {owner} is made in its own step."
     return [
         Problem(path, use["use"], sentence)

@@ -181,13 +181,15 @@ class RangeTest(Probe):
         rates: list[float] = []
         losses: list[float] = []
         scores: list[float] = []
-        batches = cycle(run.batches("train", run.recipe["training"]["batch_size"]))
+        size = run.recipe["training"]["batch_size"]
+        batches = cycle(list(run.batches("train", size)) or [run.training_sample(size)])
         for i, batch in enumerate(islice(batches, self.steps)):
+            batch = run.procedure.given(run, batch)
             for group in optimizer.param_groups:
                 group["lr"] = self.rate(i)
             output = run.forward(batch, model)
             loss = torch.stack([term.float().mean() for term in run.objective(output, batch).values()]).sum()
-            measured = run.task.metrics(output.detach(), batch)
+            measured = run.task.metrics(output.detach(), batch) if run.task.by_row else {}
             value = loss.item()
             if not math.isfinite(value) or value > 4 * min(losses, default=math.inf):
                 break

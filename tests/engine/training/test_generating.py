@@ -236,8 +236,17 @@ def test_whoever_asks_the_model_gives_it_what_the_procedure_would(stored: bool) 
     expected = (run.model(batch.x + 1) - batch.x).square().mean()
     assert torch.allclose(run.oracle(batch).value(), expected)
     assert torch.allclose(run.oracle(run.procedure.given(run, batch)).value(), expected), "what is made stays as it is"
-    more = {"optimizer": {"use": "lbfgs"}, "probes": [{"use": "sharpness"}], "transforms": [{"use": "fold"}]}
+    more = {
+        "optimizer": {"use": "lbfgs"},
+        "probes": [{"use": "sharpness"}, {"use": "super-convergence-range-test", "steps": 5}],
+        "transforms": [{"use": "fold"}],
+    }
     memory = Memory()
     outcome = Trainer(assemble(document(**changes, **more), Recorder(memory))).train()
     assert outcome.state == "done" and outcome.metrics["probe/sharpness/sharpness"] > 0
     assert outcome.metrics["transform/fold/error"] < 1e-6
+
+
+def test_an_objective_that_is_made_in_the_step_cannot_be_asked_for_again() -> None:
+    with pytest.raises(RecipeError, match="asks for the loss of a batch again"):
+        assemble(document(optimizer={"use": "lbfgs"}), Recorder(Memory()))
