@@ -51,6 +51,7 @@ def last_states(lstm: nn.LSTM, x: Tensor, real: Tensor) -> State:
         "loss": {"use": "sequence-likelihood", "scale": "sentence"},
         "optimizer": {"use": "sgd", "lr": 0.7, "momentum": 0.0},
         "schedule": {"use": "step-decay", "after": 5.0, "every": 0.5, "decay": 0.5},
+        "techniques": [{"use": "gradient-clipping", "limit": 5.0}],
         "decoder": {"use": "beam-search", "width": 12},
         "training": {"batch_size": 128},
         "budget": {"epochs": 7.5},
