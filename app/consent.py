@@ -9,7 +9,6 @@ from PySide6.QtWidgets import QMessageBox, QPushButton, QWidget
 
 from app.places import Context
 from engine.endpoints import Contact, Permissions, named_in
-from engine.errors import AthanorError
 from engine.recipe import Recipe
 
 ALWAYS, ONCE, NO = "always", "once", "no"
@@ -21,16 +20,18 @@ def ask_first(
     text: str,
     calls: int | None,
     proceed: Callable[[Sequence[Contact]], None],
-    stopped: Callable[[Exception], None],
+    stopped: Callable[[Exception | None], None],
 ) -> None:
     """Goes on at once where a recipe talks to nobody, or to whom it may; asks the person otherwise.
 
-    `proceed` is called with what is allowed for this time only, `stopped` with the reason where nothing may start.
+    `proceed` is called with what is allowed for this time only, `stopped` where nothing may start, with the error
+    if there is one.
     """
 
     def answered(contacts: Sequence[Contact], answer: str) -> None:
         if answer == NO:
-            stopped(AthanorError("Nothing was sent, and no run was started."))
+            context.message("Nothing was sent, and no run was started.")
+            stopped(None)
         elif answer == ALWAYS:
             context.worker.ask(lambda _: _allow(contacts), lambda _: proceed(()), failed=stopped, owner=owner)
         else:
@@ -85,12 +86,8 @@ class Consent(QMessageBox):
 def words_for(contacts: Sequence[Contact], calls: int | None) -> str:
     """What is sent, and how often, in words."""
     lines = ["Sent are the task's samples, the prompts, and what the model answered before."]
-    lines += [
-        f"The secret {contact.secret!r} from your keyring goes along to {contact.host}."
-        for contact in contacts
-        if contact.secret
-    ]
+    lines += [f"Your secret {contact.secret!r} goes along to {contact.host}." for contact in contacts if contact.secret]
     often = f"about {calls:,} times a run" if calls else "an unknown number of times"
-    lines.append(f"It is asked {often}. A provider may bill you for that.")
+    lines.append(f"The model is asked {often}; a provider may bill you for that.")
     lines.append("What you allow is kept on this computer, in no recipe and no workspace.")
     return " ".join(lines)

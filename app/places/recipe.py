@@ -419,9 +419,10 @@ class RecipePlace(Place):
 
         ask_first(self.context, self, text, calls, queue, self._not_queued)
 
-    def _not_queued(self, error: Exception) -> None:
+    def _not_queued(self, error: Exception | None) -> None:
         self._training = False
-        self._complain(str(error))
+        if error is not None:
+            self._complain(str(error))
 
     def _queue(self, text: str, seeds: list[int], allow: Sequence[Contact]) -> None:
         name = self.document.recipe.name

@@ -318,9 +318,10 @@ class SweepPlace(Place):
             self.context.message("The sweep is queued.", undo=partial(self._take_back, run))
             self.refresh()
 
-        def failed(error: Exception) -> None:
+        def failed(error: Exception | None) -> None:
             self.plan.start.setEnabled(True)
-            self.context.message(str(error), level="error")
+            if error is not None:
+                self.context.message(str(error), level="error")
 
         def queue(allow: Sequence[Contact]) -> None:
             self.context.engine.ask(lambda engine: engine.queue(text, allow=allow), queued, failed=failed, owner=self)

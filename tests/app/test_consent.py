@@ -107,8 +107,11 @@ def test_it_says_who_and_what_and_how_often(qtbot: Any, place: RecipePlace) -> N
 
 
 def test_no_starts_nothing_and_is_asked_again(qtbot: Any, place: RecipePlace) -> None:
+    said: list[tuple[Any, ...]] = []
+    place.context.said.connect(lambda *words: said.append(words))
     answer(qtbot, place, NO)
     assert queued(place) == [] and Permissions().always() == {}
+    assert said == [("Nothing was sent, and no run was started.", None, "info")], "a no is no error"
     qtbot.waitUntil(lambda: not place.findChildren(Consent))
     asked(qtbot, place).reject()
     qtbot.waitUntil(lambda: not place._training)
