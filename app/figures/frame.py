@@ -211,8 +211,9 @@ class FigureView(QWidget):
         """In a page that scrolls a figure is as high as suits it at this width."""
         if self._sized and self.view is not None:
             width = max(self.width() // COARSE * COARSE, 160)
-            around = self.head.sizeHint().height() + (self.past.sizeHint().height() if not self.past.isHidden() else 0)
-            self.setFixedHeight(self.view.height_for(width) + around + 6)
+            head = max(self.title.heightForWidth(width - self.larger.width() - self.more.width()), self.more.height())
+            past = self.past.sizeHint().height() if not self.past.isHidden() else 0
+            self.setFixedHeight(self.view.height_for(width) + head + past + 6)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         if event.size().width() // COARSE != event.oldSize().width() // COARSE:

@@ -504,6 +504,20 @@ def test_the_slider_goes_back_through_the_steps(qtbot: Any, page: FiguresPage) -
     qtbot.waitUntil(lambda: card.view.title.text() == "At 500")
 
 
+def test_a_card_is_as_high_as_its_figure_asks_for(qtbot: Any, page: FiguresPage) -> None:
+    run = stored(page.context, [])
+    flat, square = ([[0, 0], [2.2, 1.0]], [[0, 0], [1.0, 1.0]])
+    with Log(page.context.workspace.database) as log:
+        for name, places in (("flat", flat), ("square", square)):
+            log.add_figure(run["id"], "any", name, figures.tour("A title that takes two lines here", places, [0, 1]), 1)
+    page.show_run(run)
+    qtbot.waitUntil(lambda: len(page.cards) == 2)
+    views = {key[2]: card.view for key, card in page.cards.items()}
+    qtbot.waitUntil(lambda: all(view.view is not None and view.view.height() > 50 for view in views.values()))
+    qtbot.waitUntil(lambda: 150 < views["flat"].view.height() < 180)
+    assert 250 < views["square"].view.height() < 350
+
+
 def test_one_figure_has_no_slider_and_a_step_drawn_again_counts_once(qtbot: Any, page: FiguresPage) -> None:
     run = stored(page.context, [100, 100])
     page.show_run(run)
