@@ -146,6 +146,7 @@ class FigureCard(QFrame):
         super().__init__()
         self.stamp: tuple[str, int] = ("", 0)
         self.setProperty("role", "panel")
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)  # a tall page leaves it as it is
         self.view = FigureView(context, sized=True)
         self.view.opened.connect(self.opened)
         self.caption = label("", "small", wrap=True)

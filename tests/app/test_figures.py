@@ -516,6 +516,9 @@ def test_a_card_is_as_high_as_its_figure_asks_for(qtbot: Any, page: FiguresPage)
     qtbot.waitUntil(lambda: all(view.view is not None and view.view.height() > 50 for view in views.values()))
     qtbot.waitUntil(lambda: 150 < views["flat"].view.height() < 180)
     assert 250 < views["square"].view.height() < 350
+    page.resize(360, 1600)
+    qtbot.waitUntil(lambda: page.height() == 1600)
+    assert all(card.height() < card.view.height() + 60 for card in page.cards.values())
 
 
 def test_one_figure_has_no_slider_and_a_step_drawn_again_counts_once(qtbot: Any, page: FiguresPage) -> None:
