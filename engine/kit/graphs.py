@@ -116,10 +116,10 @@ class Propagation(nn.Module):
         self.graph = graph
         self.edge_mask: Tensor | None = None
         weight, loop = edge_weights(graph, normalization, self_loops)
-        self.register_buffer("edges", graph.edges, persistent=False)
-        self.register_buffer("weight_of_edge", weight, persistent=False)
-        self.register_buffer("loop", loop, persistent=False)
-        self.register_buffer("matrix", self._matrix(weight) if graph.nodes <= DENSE else None, persistent=False)
+        matrix = graph.adjacency(weight) + torch.diag(loop) if graph.nodes <= DENSE else None
+        device = torch.get_default_device()  # where the rest of a model is made: also the one that holds no numbers
+        for name, made in {"edges": graph.edges, "weight_of_edge": weight, "loop": loop, "matrix": matrix}.items():
+            self.register_buffer(name, None if made is None else made.to(device), persistent=False)
 
     edges: Tensor
     weight_of_edge: Tensor

@@ -102,6 +102,14 @@ def test_an_operator_is_no_state() -> None:
     assert not operator.state_dict() and not list(operator.parameters())
 
 
+def test_a_sketch_without_numbers_has_the_right_shapes() -> None:
+    graph = drawn()
+    with torch.device("meta"):
+        operator = Propagation(graph)
+        assert operator(torch.zeros(12, 3)).shape == (12, 3)
+    assert all(buffer.is_meta for buffer in operator.buffers())
+
+
 def test_what_lies_within_some_hops() -> None:
     line = Graph.of(6, torch.tensor([[0, 1, 2, 3, 4], [1, 2, 3, 4, 5]]))
     nodes, edges = line.within(1, 2)
