@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from app.places import Context
     from tests.app.person import Person
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
@@ -45,6 +46,13 @@ evaluate_every = 1
 [budget]
 steps = 150
 """
+
+# The figures of the sheet, one of each kind, and how many stand side by side in it.
+SHEET = (
+    *("curve", "scatter", "bars", "histogram", "heatmap", "surface", "field", "image-grid"),
+    *("tour", "causes", "quiver", "boxes", "mesh", "text", "table", "archive"),
+)
+ACROSS = 4
 
 SWEEP = """
 [search]
@@ -102,8 +110,28 @@ def draw_figures(home: Path, folder: Path) -> None:
                 frame.picture().save(str(folder / f"figure-{name}-{theme}.png"))
                 print(folder / f"figure-{name}-{theme}.png", flush=True)
                 frame.close()
+            sheet([folder / f"figure-{name}-{theme}.png" for name in SHEET], folder / f"sheet-{theme}.png", context)
     finally:
         context.close()
+
+
+def sheet(files: list[Path], file: Path, context: Context) -> None:
+    """Several pictures side by side as one."""
+    from PySide6.QtCore import QPoint, Qt
+    from PySide6.QtGui import QImage, QPainter
+
+    width, height = 480, 324
+    rows = -(-len(files) // ACROSS)
+    whole = QImage(ACROSS * width, rows * height, QImage.Format.Format_RGB32)
+    whole.fill(context.theme.colour("surface"))
+    painter = QPainter(whole)
+    for number, each in enumerate(files):
+        keep = Qt.AspectRatioMode.KeepAspectRatio
+        small = QImage(str(each)).scaled(width - 16, height - 16, keep, Qt.TransformationMode.SmoothTransformation)
+        painter.drawImage(QPoint(number % ACROSS * width + 8, number // ACROSS * height + 8), small)
+    painter.end()
+    whole.save(str(file))
+    print(file, flush=True)
 
 
 def take(home: Path, folder: Path, size: tuple[int, int]) -> None:

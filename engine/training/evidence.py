@@ -60,7 +60,9 @@ def run(document: Mapping[str, Any], seed: int, instances: Sequence[str] = ()) -
     return carry_out(recipe) if recipe.plan else train(filled(recipe))
 
 
-def tuned(document: dict[str, Any], choices: Mapping[str, list[Any]], seeds: list[int]) -> dict[str, Any]:
+def tuned(
+    document: dict[str, Any], choices: Mapping[str, list[Any]], seeds: list[int], instances: Sequence[str] = ()
+) -> dict[str, Any]:
     """The recipe with the value of each listed setting that has the best mean validation metric over the seeds."""
     task = build_task(filled(Recipe.of(document)))
     name, goal = task.metric
@@ -69,7 +71,8 @@ def tuned(document: dict[str, Any], choices: Mapping[str, list[Any]], seeds: lis
         for value in values:
             recipe = Recipe.of(document)
             recipe.set(path, value)
-            found = [run(recipe.document, seed).metrics.get(f"val/{name}", math.nan) for seed in seeds]
+            ran = [run(recipe.document, seed, instances) for seed in seeds]
+            found = [outcome.metrics.get(f"val/{name}", math.nan) for outcome in ran]
             mean = statistics.fmean(found)
             scores[value] = (mean if goal == "max" else -mean) if math.isfinite(mean) else -math.inf
         recipe = Recipe.of(document)
@@ -84,13 +87,14 @@ def measure(id: str) -> dict[str, Any]:
     started = time.perf_counter()
     row: dict[str, Any] = {"id": id, "part": ablation.get("part", id)}
     row |= {name: ablation[name] for name in ("claim", "metric", "baseline_metric") if name in ablation}
+    seeds, instances = ablation["seeds"], ablation.get("instances", ())
     for arm in ARMS:
         document = merge(ablation["recipe"], ablation[arm])
         choices = ablation.get("tune", {}).get(arm, {})
         if choices:
-            document = tuned(document, choices, ablation["seeds"])
+            document = tuned(document, choices, seeds, instances)
             row[f"{arm}_tuned"] = {path: Recipe.of(document).get(path) for path in choices}
-        outcomes = [run(document, seed, ablation.get("instances", ())) for seed in ablation["seeds"]]
+        outcomes = [run(document, seed, instances) for seed in seeds]
         metric = ablation.get(f"{arm}_metric", ablation["metric"])
         row[arm] = spread([_value(outcome, metric, id) for outcome in outcomes])
     sign = 1 if ablation["better"] == "higher" else -1
