@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 
 from engine import endpoints, registry
 from engine.axes import COUNTED, EPOCH, EXPERIENCE
-from engine.errors import AthanorError, ContactError
+from engine.errors import AthanorError, CheckpointError, ContactError, LogError
 from engine.parts import Batch, Probe, Progress, Transform, info, is_part, named_modules_with
 from engine.replies import Replies
 from engine.training import checkpoint, phases, sources
@@ -37,6 +37,8 @@ from engine.workspace import Workspace
 
 LOOK_SECONDS = 0.1
 PAUSE_POLL = 0.05
+LAST_TRY = 15.0  # seconds that a run's end waits for a disk or a log that cannot be written
+RETRY = 0.5
 TRAIN_METRIC_ROWS = 1024
 FIGURES = 20  # of a kind that a task draws over a run
 
@@ -81,6 +83,7 @@ class Trainer:
         self._best_state: dict[str, Any] | None = None
         self._best_structure: list[Entry] = []
         self._saved_at = time.monotonic()
+        self._unsaved = ""  # why the last checkpoint could not be written
         self._clock = time.perf_counter()
         self._looked = self._clock
         self._shown = (0, 0.0)  # step and seconds of the last throughput point
@@ -120,6 +123,8 @@ class Trainer:
     def train(self) -> Outcome:
         """Trains until the budget, an early stop, a request or a divergence ends the run."""
         try:
+            if self.folder is not None:
+                checkpoint.tidy(self.folder)
             if self.folder is not None and self.run.step == 0:
                 self.save()
             self._announce("training")
@@ -295,8 +300,8 @@ class Trainer:
         self.best = self._best_state = None  # the best of the last phase is the run's
         self._announce("training")
         self._keep_moment()
-        self.save()
-        course.drop()
+        if self.save():  # until then a process that takes over would need what is dropped
+            course.drop()
 
     def _keep_moment(self) -> None:
         """Keeps the state of this step where a later phase names it."""
@@ -476,7 +481,7 @@ class Trainer:
         self._clock = time.perf_counter()
         may_go_on = run.course.share < 1
         if may_go_on:
-            self.save()  # what follows belongs to this end, and not to a run that goes on from here
+            self._save_at_last()  # what follows belongs to this end, and not to a run that goes on from here
         self._act()
         self._log_counts()
         self._call("on_end")
@@ -532,9 +537,9 @@ class Trainer:
             run.seconds = self._seconds()
         self._clock = time.perf_counter()
         if save:
-            self.save()
+            self._save_at_last()
         elif self.folder is not None:
-            self._save_best()
+            self._try_to_save(self._save_best)
         run.recorder.flush()
         weights = checkpoint.fingerprint(self._all_weights())
         outcome = Outcome(state, run.step, run.seconds, self.metrics, weights, message, self.found)
@@ -545,7 +550,8 @@ class Trainer:
         )  # fmt: skip
         if message:
             self.sink.event(message, level="error" if state == "diverged" else "info", kind=state, step=run.step)
-        self.sink.flush(wait=True)
+        with suppress(LogError):  # what waits is written, or complained of, when the log is closed
+            self.sink.flush(wait=True)
         return outcome
 
     def _all_weights(self) -> dict[str, Any]:
@@ -647,19 +653,55 @@ class Trainer:
         training = run.recipe["training"]
         self._ended_early = bool(training["early_stop"]) and self._stale >= training["patience"] and not branch
 
-    def save(self) -> None:
-        """Writes a checkpoint, if all is still finite, and removes those that are no longer needed."""
-        if self.folder is None:
-            return
+    def save(self) -> bool:
+        """Writes a checkpoint, if all is still finite, and removes those that are no longer needed.
+
+        Where the disk or the log cannot be written this says so, and training goes on; returns whether it was written.
+        """
+        return self.folder is not None and self._try_to_save(self._save)
+
+    def _save(self) -> None:
+        assert self.folder is not None
         run = self.run
-        self._flush(wait=True)
+        self._flush()
+        self.sink.flush(wait=True)  # a checkpoint must never be ahead of the points before it
         if not _all_finite(run):
             raise Diverged(run.step, "A weight")
         self._save_best()
         checkpoint.save(checkpoint.step_file(self.folder, run.step), self.state())
         checkpoint.prune(self.folder, run.recipe["training"]["keep"])
-        self._saved_at = time.monotonic()
         self.sink.run(checkpoints=checkpoint.listing(self.folder, self.best))
+
+    def _try_to_save(self, write: Callable[[], None]) -> bool:
+        self._saved_at = time.monotonic()
+        try:
+            write()
+        except (LogError, checkpoint.NotWritten) as error:
+            if str(error) != self._unsaved:
+                self._unsaved = str(error)
+                self.run.note(f"No checkpoint was written: training goes on without. {error}", "warning", "checkpoint")
+            return False
+        if self._unsaved:
+            self._unsaved = ""
+            self.run.note("Checkpoints are written again.", kind="checkpoint")
+        return True
+
+    def _save_at_last(self) -> None:
+        """The last checkpoint of a run: worth some patience, since what it does not hold is lost."""
+        if self.folder is None:
+            return
+        deadline = time.monotonic() + LAST_TRY
+        while True:
+            try:
+                self._save()
+                return
+            except (LogError, checkpoint.NotWritten) as error:
+                if time.monotonic() > deadline:
+                    raise CheckpointError(
+                        f"The run came to step {self.run.step}, and its last checkpoint is missing. {error} "
+                        "Resume goes on from the newest checkpoint."
+                    ) from error
+            self._waiting.wait(RETRY)
 
     def _save_best(self) -> None:
         if self._best_state is None or self.folder is None or self.best is None:

@@ -313,7 +313,7 @@ def _train(named: Named, recipe: Recipe, folder: Path, here: Surroundings) -> No
     sink = Inner(here.sink)
 
     def go_on(trainer: Trainer) -> None:
-        state = checkpoint.newest(folder, trainer.run.device)
+        state = checkpoint.resume(folder, trainer.run.device, lambda text: _tell(here, text))
         if state is not None:
             trainer.load(state)
 

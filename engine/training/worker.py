@@ -7,6 +7,7 @@ from here; the exit code is 0 whenever the run's end, good or bad, was recorded.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 
 from engine import endpoints, registry
-from engine.errors import AthanorError, CheckpointError
+from engine.errors import AthanorError, CheckpointError, LogError
 from engine.log import Log, SeriesWriter
 from engine.recipe import Recipe
 from engine.training import checkpoint, sources
@@ -56,7 +57,7 @@ def _train(sink: SeriesWriter, row: dict[str, Any], folder: Path, workspace: Wor
 def go_on(trainer: Trainer, row: dict[str, Any], folder: Path, workspace: Workspace) -> None:
     """Loads the run's own newest checkpoint, or, for a branch that has none yet, its parent's."""
     device = trainer.run.device
-    own = checkpoint.newest(folder, device)
+    own = checkpoint.resume(folder, device, lambda text: trainer.run.note(text, "warning", "checkpoint"))
     if own is not None:
         trainer.load(own)
     elif row["parent"]:
@@ -88,7 +89,8 @@ def fail(sink: SeriesWriter, message: str, error: BaseException) -> None:
     details = "".join(traceback.format_exception(error))
     if not isinstance(error, AthanorError):
         sink.event(details, level="error", kind="traceback")
-    sink.flush(wait=True)
+    with contextlib.suppress(LogError):  # what waits is written, or complained of, when the log is closed
+        sink.flush(wait=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
