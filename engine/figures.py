@@ -48,7 +48,8 @@ def dots(
 ) -> dict[str, Any]:
     """One series of `scatter`: coloured by `values`, named by `labels`, joined in order by a line.
 
-    `opens`: for each point the changes {path: value} that make its recipe from that of the run, or None.
+    `opens`: for each point the changes {path: value} that make its recipe from that of the run (None
+    takes away what stands at a path), or None.
     """
     return {**_given(name=name, x=x, y=y, values=values, labels=labels, opens=opens), **_flags(line=joined)}
 

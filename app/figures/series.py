@@ -395,12 +395,12 @@ class ScatterView(Plot):
             super().swatch(painter, number, at)
 
     def point_at(self, place: QPointF) -> tuple[int, int] | None:
-        """Series and number of the point under a place."""
+        """Series and number of the point under a place; of those that lie on each other, the one on top."""
         best, found = NEAR, None
         for number, one in enumerate(self.many):
             away = np.hypot(self.plane.across(one.x) - place.x(), self.plane.along(one.y) - place.y())
             away = np.where(np.isfinite(away), away, np.inf)
-            if away.size and float(away.min()) < best:
+            if away.size and float(away.min()) <= best:
                 best, found = float(away.min()), (number, int(away.argmin()))
         return found
 

@@ -113,12 +113,16 @@ def read_figures(log: Any, run: str, known: Collection[int]) -> list[Kept]:
 
 
 def recipe_with(text: str, changes: Mapping[str, Any]) -> str:
-    """A recipe's text with changes by path; a plan of many runs becomes one of them."""
+    """A recipe's text with changes by path, None taking away what stands there; a plan of many runs becomes one."""
     recipe = Recipe.parse(text)
     for plan in PLANS:
         recipe.remove(plan)
     for path, value in changes.items():
-        recipe.set(path, value)
+        if value is None:
+            recipe.remove(path)
+        else:  # the log keeps the keys of a table in the order of the alphabet; a part's name comes first
+            first = {"use": value["use"]} if isinstance(value, Mapping) and "use" in value else {}
+            recipe.set(path, {**first, **value} if first else value)
     return recipe.text()
 
 

@@ -596,6 +596,27 @@ def test_a_point_of_a_sweep_opens_one_run_of_it(qtbot: Any, frame_context: Conte
     assert opened.plan == "" and opened.get("model.hidden") == [32]
 
 
+def test_of_points_on_each_other_the_top_one_opens(shown: Any) -> None:
+    figure = figures.scatter(
+        "Archive",
+        figures.dots("measured", [1.0, 2.0], [3.0, 4.0]),
+        figures.dots("front", [2.0], [4.0], opens=[{"optimizer.lr": 0.5}]),
+        x="cost",
+        y="error",
+    )
+    frame = shown(figure)
+    opened: list[Any] = []
+    frame.opened.connect(opened.append)
+    pixels(frame.view)
+    QTest.mouseClick(frame.view, Qt.MouseButton.LeftButton, pos=frame.view.place_of(0, 1).toPoint())
+    assert opened == [{"optimizer.lr": 0.5}]
+
+
+def test_nothing_takes_away_what_stands_there() -> None:
+    text = recipe_with(recipe() + "\n[training]\nbatch_size = 8\n", {"training.batch_size": None, "optimizer.lr": 0.5})
+    assert Recipe.parse(text).get("training.batch_size") is None and Recipe.parse(text).get("optimizer.lr") == 0.5
+
+
 def test_changes_may_exchange_a_part() -> None:
     text = recipe_with(recipe(), {"model": {"use": "cnn"}, "techniques": [{"use": "clip"}], "optimizer.lr": 0.5})
     made = Recipe.parse(text)

@@ -292,9 +292,12 @@ class LINAS(Procedure):
             found[f"best/{name}"] = value
         return found
 
-    def opens(self, entry: Entry) -> dict[str, Any]:
+    def opens(self, run: Run, entry: Entry) -> dict[str, Any]:
         """The changes that make a recipe of one network: the same model with that one chosen, trained by itself."""
-        return {"model.chosen": list(entry.genes), "procedure": {"use": "backprop"}}
+        model = {name: value for name, value in run.recipe["model"].items() if value is not None}
+        model["chosen"] = list(entry.genes)
+        alone: dict[str, Any] = {"training.start_from": None, "budget": None}
+        return {"model": model, "procedure": {"use": "backprop"}, **alone}
 
     def found(self, run: Run) -> dict[str, Any]:
         front = self.archive.front()
@@ -305,7 +308,7 @@ class LINAS(Procedure):
         if not len(self.archive):
             return {}
         front = self.archive.front()
-        opens = [self.opens(entry) for entry in front] if "chosen" in (run.recipe["model"] or {}) else None
+        opens = [self.opens(run, entry) for entry in front] if "chosen" in (run.recipe["model"] or {}) else None
         values, rounds = self.archive.values(), [entry.round + 1 for entry in self.archive.entries]
         return {
             price: scatter(

@@ -173,9 +173,13 @@ def test_points_of_the_front_open_their_recipe() -> None:
     front = part.archive.front()
     opens = figures["parameters"]["series"][1]["opens"]
     assert len(opens) == len(front) and outcome.found == {"model.chosen": list(front[0].genes)}
-    recipe = Recipe.of(merge({**RECIPE, "budget": {"steps": 1}}, {"seed": 0}))
+    started = merge(RECIPE, {"training": {"start_from": "run:none"}})
+    recipe = Recipe.of(merge({name: part for name, part in started.items() if name != "model"}, {"seed": 0}))
     for path, value in opens[0].items():
-        recipe.set(path, value)
+        if value is None:
+            recipe.remove(path)
+        else:
+            recipe.set(path, value)
     child: Any = assemble(filled(recipe), Recorder(Memory())).model
     assert child.count() == 1 and child.config == part._encoding.decode(front[0].genes)
     assert sum(p.numel() for p in child.extract().parameters()) == front[0].values[2]
