@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import tomlkit
-from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT, Array, InlineTable, Table
 
 from engine import phases
@@ -28,6 +27,10 @@ from engine.settings import a_kind, check_settings, check_use, did_you_mean, fil
 SCHEMA = 1
 # What to do with a document of an older version: version -> a function that edits the plain TOML document.
 MIGRATIONS: dict[int, Callable[[Any], None]] = {}
+
+
+DEEPEST = 50
+"""Levels of tables and lists in a recipe: what goes through them all needs no limit of its own."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,14 @@ class Recipe:
         """Reads TOML; raises RecipeError for what is not TOML or of a newer version."""
         try:
             toml = tomlkit.parse(text)
-        except TOMLKitError as error:
+            deep = _depth(toml.unwrap())
+        except RecursionError:
+            deep = DEEPEST + 1
+        except Exception as error:  # on some texts that are no TOML tomlkit stumbles, instead of saying so
             raise RecipeError([Problem("", None, f"the recipe is not valid TOML: {_reason(text, error)}.")]) from None
+        if deep > DEEPEST:
+            sentence = f"the recipe has tables or lists over {DEEPEST} levels deep, and no recipe needs so many."
+            raise RecipeError([Problem("", None, sentence)])
         recipe = cls(toml)
         recipe._migrate()
         return recipe
@@ -193,7 +202,7 @@ class Recipe:
                 here[key] = tomlkit.table()  # type: ignore[index]
                 below = here[key]
             here = below
-        if isinstance(here, AoT | Array | list) and last.isdigit() and int(last) < len(here):
+        if isinstance(here, AoT | Array | list) and last.isdecimal() and int(last) < len(here):
             here[int(last)] = value
         elif isinstance(here, Table | InlineTable | Mapping):
             here[last] = value  # type: ignore[index]
@@ -206,7 +215,7 @@ class Recipe:
         here: Any = self._toml
         for key in parents:
             here = _step(here, key)
-        if isinstance(here, list) and last.isdigit() and int(last) < len(here):
+        if isinstance(here, list) and last.isdecimal() and int(last) < len(here):
             del here[int(last)]
             if not here and len(parents) == 1:
                 del self._toml[parents[0]]
@@ -393,7 +402,7 @@ def _takes(document: Mapping[str, Any], catalog: Catalog, section: str) -> bool:
     """Whether a recipe's procedure takes what a section says: some need no model, or no optimizer."""
     procedure = document.get("procedure") or {}
     id = procedure.get("use") if isinstance(procedure, Mapping) else None
-    entry = catalog.parts.get(id or catalog.default("procedure") or "")
+    entry = catalog.parts.get((id if isinstance(id, str) else "") or catalog.default("procedure") or "")
     return section not in OPTIONAL or entry is None or OPTIONAL[section] in entry.uses
 
 
@@ -471,15 +480,22 @@ def _reason(text: str, error: Exception) -> str:
     """What is wrong with a text that is no TOML, and where; Python's own parser says it more plainly than tomlkit."""
     try:
         tomllib.loads(text)
-    except tomllib.TOMLDecodeError as plain:
+    except Exception as plain:
         return str(plain)
     return str(error)
+
+
+def _depth(value: Any) -> int:
+    """How many tables and lists lie within each other."""
+    if not isinstance(value, Mapping | list):
+        return 0
+    return 1 + max(map(_depth, value.values() if isinstance(value, Mapping) else value), default=0)
 
 
 def _step(here: Any, key: str) -> Any:
     """One key down a path, or None."""
     if isinstance(here, list):
-        return here[int(key)] if key.isdigit() and int(key) < len(here) else None
+        return here[int(key)] if key.isdecimal() and int(key) < len(here) else None
     return here.get(key) if isinstance(here, Mapping) else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import IO
 
 from platformdirs import user_cache_path, user_config_path, user_data_path
 
@@ -43,12 +44,19 @@ class Workspace:
     def run_folder(self, run: str) -> Path:
         """The folder of one run's checkpoints, made when first asked for."""
         folder = self.folder / "runs" / run
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, exist_ok=True)  # a parent that is made on the way would be open to others
+        folder.mkdir(mode=0o700, exist_ok=True)
         return folder
 
     def origin(self, run: str) -> Path:
         """The checkpoint of another run that this one, a branch, goes on from."""
         return self.run_folder(run) / "origin.checkpoint"
+
+
+def open_private(path: Path, *, append: bool = False) -> IO[bytes]:
+    """Opens a file to write to it; where there is none it is made for its owner alone."""
+    flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(path, flags, 0o600), "ab" if append else "wb")
 
 
 def own_parts() -> Path | None:

@@ -39,7 +39,7 @@ def locked(options: argparse.Namespace, **parts: Any) -> int:
     """Serves under the workspace's lock; a second service ends at once. `parts` go to the Service."""
     try:
         workspace = Workspace(options.workspace)
-        lock = FileLock(workspace.folder / "engine.lock")
+        lock = FileLock(workspace.folder / "engine.lock", mode=0o600)
         if not _acquire(lock, workspace):
             logging.info("a service of this workspace lives already")
             return 0
@@ -63,7 +63,7 @@ def _acquire(lock: FileLock, workspace: Workspace) -> bool:
                 return True
             except Timeout:
                 state = log.meta("service") or {}
-                if lives(state.get("pid"), state.get("started")) or time.monotonic() > patience_ends:
+                if lives(state.get("pid"), state.get("heartbeat")) or time.monotonic() > patience_ends:
                     return False
 
 

@@ -13,8 +13,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from engine.errors import ServiceError
-from engine.service.processes import environment, kill, python
-from engine.workspace import Workspace
+from engine.service.processes import PRIVATE, environment, kill, python
+from engine.workspace import Workspace, open_private
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Clerk:
 
     def _ensure(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
-            with (self.workspace.folder / "clerk.log").open("wb") as errors:
+            with open_private(self.workspace.folder / "clerk.log") as errors:
                 self._process = subprocess.Popen(
                     self.command,
                     stdin=subprocess.PIPE,
@@ -81,6 +81,7 @@ class Clerk:
                     stderr=errors,
                     env=environment(),
                     start_new_session=True,
+                    umask=PRIVATE,
                 )
             threading.Thread(target=self._read, args=(self._process,), name="clerk reader", daemon=True).start()
         return self._process

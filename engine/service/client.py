@@ -19,7 +19,7 @@ from engine.log import Log
 from engine.log.log import new_id
 from engine.service.processes import lives, python, spawn
 from engine.service.verbs import find
-from engine.workspace import Workspace
+from engine.workspace import Workspace, open_private
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Engine:
     def service(self) -> dict[str, Any] | None:
         """What the living service says of itself (pid, started, heartbeat, version, spare, slots), or None."""
         state: dict[str, Any] | None = self.log.meta("service")
-        if not state or not lives(state.get("pid"), state.get("started")):
+        if not state or not lives(state.get("pid"), state.get("heartbeat")):
             return None
         self._patience_ends = 0.0  # it came up: when it is gone, it is gone
         return state
@@ -97,7 +97,7 @@ class Engine:
         try:
             if output.exists() and output.stat().st_size > LOG_LIMIT:
                 output.replace(output.with_suffix(".old.log"))
-            with output.open("ab") as file:
+            with open_private(output, append=True) as file:
                 command = [*self.service_command, "--workspace", str(self.workspace.folder)]
                 self._started = spawn([*command, "--client", str(os.getpid())], file)
         except OSError as error:
@@ -244,15 +244,18 @@ def create_run(
         if value is not None:
             recipe.set(path, value)
     document = recipe.document
+    # A run is kept with whatever its recipe says: what is wrong with that, its worker says in full.
+    training, number = document.get("training"), document.get("seed")
+    chosen = training.get("device") if isinstance(training, Mapping) else None
     return log.create_run(
         recipe.text(),
         id=id,
-        name=str(document.get("name") or ""),
+        name=recipe.name,
         kind="sweep" if recipe.plan else "run",
-        seed=int(document.get("seed") or 0),
+        seed=number if type(number) is int and 0 <= number < 2**63 else 0,
         state=state,
         priority=priority,
-        device=str((document.get("training") or {}).get("device") or "auto"),
+        device=chosen if chosen and isinstance(chosen, str) else "auto",
         parent=parent,
         parent_step=parent_step,
         digest=recipe.digest(),
@@ -279,4 +282,5 @@ def keep(file: Path, place: Path) -> None:
     except FileNotFoundError:
         raise
     except OSError:
-        shutil.copyfile(file, place)
+        with file.open("rb") as source, open_private(place) as copy:
+            shutil.copyfileobj(source, copy)

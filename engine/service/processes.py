@@ -17,6 +17,9 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 
+PRIVATE = 0o077 if sys.platform != "win32" else -1
+"""The umask of our processes: what they write into a workspace is for its owner alone."""
+
 CLOCK_SLACK = 2.0
 """Seconds by which a process' start time may be off: the kernel counts it from a boot time in whole seconds."""
 
@@ -69,6 +72,7 @@ def spawn(
         stderr=subprocess.STDOUT,
         env=environment(extra),
         close_fds=True,
+        umask=PRIVATE,
         **detached,
     )
 

@@ -23,6 +23,13 @@ POLL = 0.05
 WATCH = 0.5
 """Seconds between two looks at the processes of runs that are not our children."""
 
+SILENT = 20.0
+"""Seconds without a sign of life after which a worker counts as hung. It gives one several times a second."""
+
+DOUBT = 3.0
+"""Seconds for which a process that seems to have started after its own sign of life may give another one: where the
+clock was set, its start moves with the clock, and its last sign does not."""
+
 SPARE_DELAY = 20.0
 """Seconds after which the next spare worker starts even though a run is still starting."""
 
@@ -63,6 +70,10 @@ class Scheduler:
         self._exits: queue.SimpleQueue[tuple[Worker, int]] = queue.SimpleQueue()
         self._version: int | None = None
         self._watched = 0.0
+        self._heard: dict[str, tuple[Any, float]] = {}  # each run's newest sign of life, and when it was seen
+        self._hung: dict[str, str] = {}
+        self._doubted: dict[str, float] = {}
+        self._listened = 0.0
         self._spare_due = 0.0
         self._spare_checked = 0.0
         self._spare_failures = 0
@@ -86,6 +97,7 @@ class Scheduler:
         if now - self._watched >= WATCH:
             self._watched = now
             self._watch_strangers()
+            self._watch_silence(now)
             self._tend_spare(now)
         return changed
 
@@ -197,8 +209,45 @@ class Scheduler:
     def _watch_strangers(self) -> None:
         """Runs whose worker is not our child: an earlier service's, or another terminal's."""
         for run in self.active():
-            if run["id"] not in self.workers and self._ours(run) and verbs.is_lost(run):
-                verbs.mark_interrupted(self.log, run["id"], "it is gone")
+            name = run["id"]
+            if name in self.workers or not self._ours(run) or not verbs.is_lost(run):
+                self._doubted.pop(name, None)
+                continue
+            since = self._doubted.setdefault(name, time.monotonic())
+            if not lives(run["pid"], None) or time.monotonic() - since > DOUBT:
+                verbs.mark_interrupted(self.log, name, "it is gone")
+
+    def _watch_silence(self, now: float) -> None:
+        """Says which runs' workers live and do nothing: stopped, or stuck below Python.
+
+        What counts is how long this process has waited for a new sign of life, and not how old the last one is: after
+        the machine has slept, or its clock was set, every one is old.
+        """
+        runs = {run["id"]: run for run in self.active() if self._ours(run) and run["state"] != "starting"}
+        if now - self._listened > SILENT / 2:  # we were asleep ourselves, or stopped: everyone gets the full time again
+            self._heard.clear()
+        self._listened = now
+        self._heard = {name: heard for name, heard in self._heard.items() if name in runs}
+        for name, run in runs.items():
+            sign, since = self._heard.get(name, (None, now))
+            if name not in self._heard or sign != run["heartbeat"]:
+                self._heard[name] = run["heartbeat"], now
+                said = self._hung.pop(name, None)
+                if said is not None and run["message"] == said:
+                    self.log.update_run(name, message="")
+            elif now - since > SILENT and name not in self._hung:
+                self._hung[name] = text = (
+                    f"The training process {run['pid']} has given no sign of life for {SILENT:.0f} seconds: it was "
+                    "stopped, or hangs. Stop ends it at once; resume then goes on from the newest checkpoint."
+                )
+                self.log.update_run(name, message=text)
+                self.log.event(text, run=name, level="warning", kind="hung")
+                if run["request"] == "stop":
+                    self.kill(name)
+
+    def hangs(self, run: str) -> bool:
+        """Whether its worker lives and has given no sign of life for long: it will obey no request."""
+        return run in self._hung
 
     def kill(self, run: str) -> bool:
         """Ends a run's process at once; False when it has none."""

@@ -8,6 +8,7 @@ import queue
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from typing import Any
 
 import psutil
@@ -29,6 +30,9 @@ CLERK_IDLE = 600.0
 
 STALE_QUESTION = 60.0
 """Seconds after which nobody waits for the answer to a question any more."""
+
+AT_ONCE = ("stop", "pause", "resume", "checkpoint", "prioritize", "configure")
+"""Commands that change nothing but the database."""
 
 Command = dict[str, Any]
 
@@ -204,16 +208,19 @@ class Service:
             if verb is None:
                 known = ", ".join(sorted(self._verbs))
                 raise ServiceError(f"The engine knows no command {command['verb']!r}. It knows {known}.")
-            answer = verb(command)
+            if command["args"] is None:
+                raise ServiceError(f"What came with the command {command['verb']!r} is no table in JSON.")
+            # What is done and that it was done are written together: a service that is killed here does it once.
+            with self.log.transaction() if command["verb"] in AT_ONCE else nullcontext():
+                answer = verb(command)
+                if answer is not None:
+                    self.log.answer(command["id"], answer)
         except AthanorError as error:
             self._refuse(command["id"], str(error))
         except Exception as error:
             logger.exception("command %s failed", command)
             reason = f"{type(error).__name__}: {error}"
             self._refuse(command["id"], f"The engine could not carry out {command['verb']!r} ({reason}).")
-        else:
-            if answer is not None:
-                self.log.answer(command["id"], answer)
 
     def _refuse(self, command: int, sentence: str) -> None:
         self.log.answer(command, {"error": sentence}, failed=True)
@@ -245,7 +252,8 @@ class Service:
 
     def _stop(self, command: Command) -> dict[str, Any]:
         run = self._run(command)
-        if command["args"].get("force") and self.scheduler.kill(run["id"]):
+        force = command["args"].get("force") or self.scheduler.hangs(run["id"])
+        if force and self.scheduler.kill(run["id"]):
             return {"result": "killed"}
         return {"result": verbs.stop(self.log, run)}
 

@@ -10,7 +10,7 @@ from engine import replies, sources
 from engine.errors import ServiceError
 from engine.log import Log
 from engine.recipe import Recipe
-from engine.service.processes import lives
+from engine.service.processes import kill, lives
 from engine.service.states import ACTIVE, RESUMABLE, TERMINAL
 from engine.workspace import Workspace
 
@@ -84,6 +84,13 @@ def _stop(log: Log, run: Run) -> str:
     if log.transition(name, list(ACTIVE), "interrupted", pid=None, request="", ended=time.time()):
         return "interrupted"
     raise ServiceError(f"Run {name} is {run['state']} already.")
+
+
+def end(log: Log, run: Run) -> None:
+    """Ends a run's process at once, whether or not it still listens."""
+    if has_process(run):
+        kill(run["pid"])
+    mark_interrupted(log, run["id"], "it was ended by force")
 
 
 def pause(log: Log, run: Run) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.service.processes import ROOT, kill, spawn
-from engine.workspace import Workspace, own_parts
+from engine.workspace import Workspace, open_private, own_parts
 
 _numbers = itertools.count(1)
 
@@ -50,7 +50,7 @@ class Worker:
 def launch(command: Sequence[str], workspace: Workspace, run: str, **environment: str) -> Worker:
     """Starts a process for one run; what it prints goes to a file in the run's folder."""
     output = workspace.run_folder(run) / "worker.log"
-    with output.open("ab") as file:
+    with open_private(output, append=True) as file:
         process = spawn([*command, "--workspace", str(workspace.folder), "--run", run], file, extra=environment)
     return Worker(run, process, output)
 
@@ -65,7 +65,7 @@ class Spare:
         self.workspace = workspace
         self.sources = sources_stamp()
         self.output = workspace.folder / f"spare-{os.getpid()}-{next(_numbers)}.log"
-        with self.output.open("wb") as file:
+        with open_private(self.output) as file:
             self.process = spawn(
                 [*command, "--workspace", str(workspace.folder), "--spare"],
                 file,

@@ -35,7 +35,7 @@ from engine.training import sources
 from engine.training.assemble import DEFAULT_EPOCHS, build_search, build_study, build_task, filled, planned
 from engine.training.loop import Outcome
 from engine.training.random import derive_seed
-from engine.training.worker import guarded, work
+from engine.training.worker import claimed, guarded, work
 from engine.workspace import Workspace
 
 TERMINAL = ("done", "stopped", "diverged", "failed", "interrupted")
@@ -370,6 +370,8 @@ def main(arguments: list[str] | None = None) -> int:
     ask.add_argument("--workspace", required=True)
     ask.add_argument("--run", required=True)
     given = ask.parse_args(arguments)
+    if not claimed(Workspace(given.workspace), given.run):
+        return 0
     workspace = Workspace(given.workspace)
     with Log(workspace.database) as log:
         row = log.run(given.run)

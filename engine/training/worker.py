@@ -40,6 +40,22 @@ def work(workspace: Workspace, id: str) -> None:
         guarded(sink, lambda: _train(sink, row, folder, workspace))
 
 
+def claimed(workspace: Workspace, id: str) -> bool:
+    """Takes the run for this process; False where it is not, or no longer, this one's to train.
+
+    A scheduler that is killed right after it has started a worker leaves one that nobody knows of. By the time that it
+    has imported all, the run may count as interrupted, or another worker may train it.
+    """
+    with Log(workspace.database) as log, log.transaction():
+        row = log.run(id)
+        if row is None:
+            raise AthanorError(f"There is no run {id} in {workspace.database}.")
+        if row["state"] != "starting" or row["pid"] not in (None, os.getpid(), os.getppid()):
+            print(f"Run {id} is {row['state']}, of process {row['pid']}: not this one's to train.", flush=True)
+            return False
+        return log.update_run(id, pid=os.getpid())
+
+
 def runs_of(row: dict[str, Any]) -> tuple[str, ...]:
     """Those whose permissions hold for a run: its own, and those of the sweep that planned it."""
     return (row["id"], *([row["sweep"]] if row["sweep"] else []))
@@ -109,7 +125,8 @@ def main(arguments: list[str] | None = None) -> int:
         id = sys.stdin.readline().strip()
         if not id:
             return 0
-    work(workspace, id)
+    if claimed(workspace, id):
+        work(workspace, id)
     return 0
 
 

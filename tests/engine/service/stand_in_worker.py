@@ -25,6 +25,8 @@ def train(workspace: Workspace, name: str) -> int:
     log.update_run(name, pid=os.getpid(), heartbeat=time.time())
     if not log.transition(name, "starting", "training", started=time.time(), steps=recipe["steps"]):
         return 0
+    with (workspace.run_folder(name) / "starts").open("a") as starts:
+        starts.write(f"{os.getpid()}\n")
     writer = SeriesWriter(workspace.database, name, interval=0.05)
     loss = writer.series("train/loss")
     done_before = int(run["step"] or 0)

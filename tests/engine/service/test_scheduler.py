@@ -83,8 +83,7 @@ def test_marks_a_run_whose_process_is_another_one_now(log: Log, make_scheduler: 
     # Our own process lives, but it began long after the worker's last sign of life: the number was given away again.
     log.update_run(run, pid=os.getpid(), heartbeat=psutil.Process().create_time() - 60)
     scheduler = make_scheduler()
-    scheduler.turn()
-    assert state(log, run) == "interrupted"
+    turn_until(scheduler, lambda: state(log, run) == "interrupted")
 
 
 def test_a_run_just_claimed_elsewhere_is_left_alone(log: Log, make_scheduler: Make) -> None:
