@@ -186,7 +186,7 @@ class Permissions:
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, dict[str, Any]]]:
-        with FileLock(self.path.with_suffix(".lock")):
+        with FileLock(self.path.with_suffix(".lock"), mode=0o600):
             kept = self._read()
             yield kept
             part = self.path.with_suffix(".part")

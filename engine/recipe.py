@@ -115,8 +115,8 @@ class Recipe:
             raise RecipeError([Problem("", str(path), f"{path} is a folder, not a recipe file.")]) from None
         except UnicodeDecodeError:
             raise RecipeError([Problem("", str(path), f"{path} is not text in UTF-8, so not a recipe.")]) from None
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
             raise RecipeError([Problem("", str(path), f"{path} cannot be read: {reason}.")]) from None
         return cls.parse(text)
 

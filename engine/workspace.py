@@ -17,12 +17,12 @@ class Workspace:
     """Paths inside one workspace folder. Creates the folder, readable by its owner alone, when it is not there."""
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder).expanduser().resolve()
         try:
+            self.folder = Path(folder).expanduser().resolve()
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise AthanorError(
-                f"The workspace {self.folder} cannot be used: {error.strerror or error}. "
+                f"The workspace {folder} cannot be used: {getattr(error, 'strerror', None) or error}. "
                 "Name a folder that you may write to with --workspace."
             ) from None
 

@@ -59,6 +59,9 @@ def run(words: list[str], window: Window) -> int:
             raise
         print(f"The package {error.name!r} is not installed. Run `python -m pip install -e .` first.", file=sys.stderr)
         return FAILED
+    except UnicodeEncodeError as error:  # a word with bytes that are no text, where text is looked for
+        print(f"{error.object[:60]!r} is not text in UTF-8. Write it anew.", file=sys.stderr)
+        return WRONG
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader, such as `head`, has seen enough

@@ -25,9 +25,43 @@ from engine.training.recorder import Recorder
 from engine.training.worker import runs_of
 from engine.workspace import Workspace
 
+WANTED: dict[str, dict[str, type]] = {
+    "preview": {"recipe": str},
+    "fits": {"recipe": str, "section": str},
+    "probe": {"run": str, "probe": dict},
+    "transform": {"run": str, "transform": dict},
+    "evaluate": {"run": str},
+}
+"""What a question needs beside its verb, and what it may have."""
+MAY: dict[str, type] = {"split": str, "changes": dict}
+WORDS: dict[type, str] = {str: "text", dict: "a table"}
+
+
+def require(question: Mapping[str, Any]) -> None:
+    """Raises AthanorError where a question lacks something, or has something else in its place."""
+    wanted = WANTED.get(str(question.get("verb")), {})
+    for key, kind in wanted.items():
+        if not isinstance(question.get(key), kind):
+            raise AthanorError(f"The question {question['verb']!r} needs {key!r}: {WORDS[kind]}.")
+    for key, kind in MAY.items() if wanted else ():
+        if not isinstance(question.get(key) or kind(), kind):
+            raise AthanorError(f"What the question {question['verb']!r} has for {key!r} is not {WORDS[kind]}.")
+
+
+def read(line: str) -> dict[str, Any]:
+    """One question from its line."""
+    try:
+        question = json.loads(line)
+    except (ValueError, RecursionError):
+        question = None
+    if not isinstance(question, dict):
+        raise AthanorError("A question is a table in JSON, on one line.")
+    return question
+
 
 def answer(question: dict[str, Any], workspace: Workspace | None) -> dict[str, Any]:
     """Carries out one question."""
+    require(question)
     verb = question.get("verb")
     if verb == "preview":
         with sources.around(workspace=workspace):
@@ -128,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
     for line in sys.stdin:
         question: dict[str, Any] = {}
         try:
-            question = json.loads(line)
+            question = read(line)
             reply: dict[str, Any] = {"id": question.get("id"), "answer": answer(question, workspace)}
         except AthanorError as error:
             reply = {"id": question.get("id"), "error": str(error)}

@@ -24,7 +24,7 @@ from engine.axes import COUNTED, EPOCH, EXPERIENCE
 from engine.errors import AthanorError, CheckpointError, ContactError, LogError
 from engine.parts import Batch, Probe, Progress, Transform, info, is_part, named_modules_with
 from engine.replies import Replies
-from engine.training import checkpoint, phases, sources
+from engine.training import checkpoint, divergence, phases, sources
 from engine.training.assemble import assemble, enabled, fitting, pick_device
 from engine.training.measure import parameter_count, sparsity
 from engine.training.random import forked, global_state, set_global_state
@@ -59,11 +59,11 @@ class Outcome:
 class Diverged(AthanorError):
     """The loss, or a weight, is no longer a finite number."""
 
-    def __init__(self, step: int, what: str = "The loss"):
+    def __init__(self, step: int, what: str = "The loss", where: str = ""):
         self.step = step
         super().__init__(
-            f"{what} was not a finite number at step {step}. Lower the learning rate, clip the gradient, or go on from "
-            "the last good checkpoint with other settings."
+            f"{what} was not a finite number at step {step}{where}. Lower the learning rate, clip the gradient, or go "
+            "on from the last good checkpoint with other settings."
         )
 
 
@@ -83,6 +83,7 @@ class Trainer:
         self._best_state: dict[str, Any] | None = None
         self._best_structure: list[Entry] = []
         self._saved_at = time.monotonic()
+        self._finite_at = run.step  # the newest step at which all weights were seen to be finite
         self._unsaved = ""  # why the last checkpoint could not be written
         self._clock = time.perf_counter()
         self._looked = self._clock
@@ -316,6 +317,7 @@ class Trainer:
         run = self.run
         self._looked = time.perf_counter()
         self._flush()
+        self._require_finite()
         seconds = self._seconds()
         steps, since = run.step - self._shown[0], seconds - self._shown[1]
         if since > 0.5:
@@ -329,7 +331,14 @@ class Trainer:
     def _flush(self, wait: bool = False) -> None:
         bad = self.run.recorder.flush(wait=wait)
         if bad is not None:
-            raise Diverged(bad)
+            raise Diverged(bad, where=divergence.layers(self.run))
+
+    def _require_finite(self) -> None:
+        """Weights can be lost while the loss is a number still: where a layer takes no part in it, or hides it."""
+        if not divergence.all_finite(self.run):
+            where = f" and all were at step {self._finite_at}{divergence.layers(self.run)}"
+            raise Diverged(self.run.step, "A weight", where)
+        self._finite_at = self.run.step
 
     def _obey(self) -> None:
         request = self.sink.requested
@@ -665,8 +674,7 @@ class Trainer:
         run = self.run
         self._flush()
         self.sink.flush(wait=True)  # a checkpoint must never be ahead of the points before it
-        if not _all_finite(run):
-            raise Diverged(run.step, "A weight")
+        self._require_finite()
         self._save_best()
         checkpoint.save(checkpoint.step_file(self.folder, run.step), self.state())
         checkpoint.prune(self.folder, run.recipe["training"]["keep"])
@@ -727,11 +735,6 @@ def _split(batch: Batch, parts: int) -> list[Batch]:
         return [batch]
     size = -(-len(batch) // parts)
     return [batch.cut(slice(start, start + size)) for start in range(0, len(batch), size)]
-
-
-def _all_finite(run: Run) -> bool:
-    sums = [p.detach().sum() for role in run.roles.values() for p in role.parameters]
-    return not sums or bool(torch.isfinite(torch.stack([s.float() for s in sums])).all())
 
 
 Prepare = Callable[[Trainer], None]

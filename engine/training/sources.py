@@ -291,7 +291,7 @@ def _store(recipe: Recipe, here: Surroundings) -> Path:
 @contextmanager
 def _locked(folder: Path, here: Surroundings) -> Iterator[None]:
     """One process trains a source; the others wait, and still hear a stop."""
-    lock = FileLock(folder / "lock")
+    lock = FileLock(folder / "lock", mode=0o600)
     while True:
         try:
             lock.acquire(timeout=LOCK_POLL)
