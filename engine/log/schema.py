@@ -224,6 +224,11 @@ def explained(path: str | Path) -> Iterator[None]:
         raise explain(path, error) from error
 
 
+def _write_protected(path: Path) -> bool:
+    """Whether a database that is there may not be written, or not the files that SQLite makes beside it."""
+    return path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+
+
 def explain(path: str | Path, error: Exception) -> LogError:
     """The LogError for what happened to the database at `path`."""
     text = str(error)
@@ -242,7 +247,7 @@ def explain(path: str | Path, error: Exception) -> LogError:
         )
     elif "disk is full" in text or "full" in text:
         what, advice = "cannot grow: the disk is full", "Free some space; what is not yet written is kept until then."
-    elif "readonly" in text or "read-only" in text:
+    elif "readonly" in text or "read-only" in text or ("unable to open" in text and _write_protected(Path(path))):
         what, advice = "may not be written to", "Make the folder writable, or name another workspace."
     elif "unable to open" in text:
         what, advice = "cannot be opened", "Check that the folder exists and that you may write to it."
