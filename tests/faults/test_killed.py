@@ -39,7 +39,9 @@ class Worker:
         command = [sys.executable, "-m", "engine.training.worker", "--workspace", str(workspace.folder), "--spare"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def begin(self, run: str) -> None:
+    def begin(self, log: Log, run: str) -> None:
+        """As the scheduler does: a worker takes only what is starting."""
+        log.update_run(run, state="starting", pid=None)
         assert self.process.stdin and self.process.stdout
         assert self.process.stdout.readline() == "ready\n"
         self.process.stdin.write(f"{run}\n")
@@ -86,7 +88,7 @@ def test_a_worker_killed_at_random_moments(tmp_path: Path, times: Callable[[int]
                 seen: Curves = {}
                 while kills < times(2):
                     worker, spare = spare, Worker(workspace)
-                    worker.begin(run)
+                    worker.begin(log, run)
                     before = len(seen.get("train/loss", ((), ()))[0])
                     until(partial(moves, log, run, before, worker), 60, 0.005)
                     try:
@@ -100,7 +102,7 @@ def test_a_worker_killed_at_random_moments(tmp_path: Path, times: Callable[[int]
                         worker.end()
                     seen = check(log, run, expected, seen)
                 last = Worker(workspace)
-                last.begin(run)
+                last.begin(log, run)
                 assert last.process.wait(120) == 0
                 last.end()
                 row = log.run(run) or {}
