@@ -31,6 +31,10 @@ class RecipeError(AthanorError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+class PartError(AthanorError, ValueError):
+    """A part's ValueError in the middle of a run: what it was given cannot be worked with."""
+
+
 class LogError(AthanorError):
     """The workspace's database cannot be read or written."""
 

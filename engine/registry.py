@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 import engine.methods
 from engine.catalog import Catalog, Entry
 from engine.errors import AthanorError
-from engine.parts import GIVEN, Layer, Procedure, Schedule, Value, info
+from engine.parts import GIVEN, Layer, Model, Offer, Procedure, Schedule, Value, info
 from engine.settings import RESERVED, unwrapped
 from engine.training import sources
 from engine.training.settings import Budget, Training
@@ -186,9 +186,19 @@ class Factory:
         self.settings = settings
 
     def __call__(self, *given: Any) -> Any:
+        if issubclass(self.cls, Model):
+            self._fits(*given)
         if issubclass(self.cls, Layer):
             return self.cls.for_site(*given, **self.settings)
         return self.cls(*given, **self.settings)
+
+    def _fits(self, offer: Offer) -> None:
+        """Raises ValueError for a model that another part has made for what it does not take."""
+        cls: Any = self.cls
+        for takes, offered, what in ((cls.inputs, offer.input, "take"), (cls.outputs, offer.output, "give")):
+            if takes and offered not in takes:
+                wanted = f"{info(self.cls).id} {what}s {' or '.join(takes)}"
+                raise ValueError(f"{wanted}, and here it would have to {what} {offered}. Choose another model.")
 
 
 def build(use: Mapping[str, Any], *given: Any) -> Any:

@@ -30,6 +30,9 @@ WORDS = {
     "null": "nothing",
 }
 ARTICLES = {"optimizer": "an optimizer"}
+LONGEST = 200  # characters of a value in a sentence
+HUGE_WHOLE = 2**63  # more than any count, seed or size
+HUGE = 3.4e38  # the largest number of tensors; not-a-number is not smaller
 # Keys of a part's table that are no settings of it: the part's id, whether it is switched on, and, of a technique, the
 # roles that it acts on.
 RESERVED = ("use", "enabled", "on")
@@ -47,10 +50,11 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as a recipe would write it."""
+    """A value as a recipe would write it; the beginning of a long one."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return repr(value) if not isinstance(value, str) else f'"{value}"'
+    shown = repr(value) if not isinstance(value, str) else f'"{value}"'
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]} ..."
 
 
 def describe(schema: Mapping[str, Any]) -> str:
@@ -74,6 +78,8 @@ def describe(schema: Mapping[str, Any]) -> str:
     if schema.get("type") == "array":
         return _describe_array(schema)
     words = WORDS.get(schema.get("type", ""), "a value") + _describe_range(schema)
+    if "pattern" in schema:
+        words += f" that matches {schema['pattern']}"
     if schema.get("x-value"):
         words += ", or { value = ..., schedule = { use = ... } }"
     return words
@@ -247,9 +253,12 @@ def fits(schema: Mapping[str, Any], value: Any) -> bool:
 
 
 def _is_number(value: Any, kind: str) -> bool:
+    """Whether it is a number that can be reckoned with: in 64 bits if it is whole, in 32 bits if it is not."""
     if isinstance(value, bool):
         return False
-    return isinstance(value, int) or (kind == "number" and isinstance(value, float) and math.isfinite(value))
+    if isinstance(value, int) and abs(value) >= HUGE_WHOLE:
+        return False
+    return isinstance(value, int) or (kind == "number" and isinstance(value, float) and abs(value) <= HUGE)
 
 
 def _in_range(schema: Mapping[str, Any], value: float) -> bool:

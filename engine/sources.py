@@ -32,21 +32,25 @@ class Named:
         return f"{self.kind}:{self.name}{at}{'?seed=follow' if self.follow else ''}"
 
 
+LONGEST = 200  # characters of a text in a sentence
+
+
 def parse(text: Any) -> Named:
     """Reads a source's text. Raises ValueError with a sentence."""
     if not isinstance(text, str):
-        raise ValueError(f"{text!r} is not a source; write {FORMS}.")
+        raise ValueError(f"{str(text)[:LONGEST]} is not a source; write {FORMS}.")
+    shown = f'"{text[:LONGEST]}{"..." if len(text) > LONGEST else ""}"'
     kind, colon, rest = text.strip().partition(":")
     if not colon or kind not in KINDS:
-        raise ValueError(f'"{text}" is not a source; write {FORMS}.')
+        raise ValueError(f"{shown} is not a source; write {FORMS}.")
     rest, question, option = rest.partition("?")
     if question and (kind, option) != ("recipe", "seed=follow"):
-        raise ValueError(f'"{text}" ends in ?{option}; only a recipe can have one: "recipe:FILE?seed=follow".')
+        raise ValueError(f'{shown} ends in ?{option}; only a recipe can have one: "recipe:FILE?seed=follow".')
     name, at, moment = rest.rpartition("@") if "@" in rest else (rest, "", "last")
     if not name.strip():
-        raise ValueError(f'"{text}" names no {kind}; write {FORMS}.')
+        raise ValueError(f"{shown} names no {kind}; write {FORMS}.")
     if kind == "tag" and at:
-        raise ValueError(f'"{text}" names a moment, but a tag stands for runs as they are at their end.')
+        raise ValueError(f"{shown} names a moment, but a tag stands for runs as they are at their end.")
     return Named(kind, name.strip(), _moment(moment, kind, text), bool(question))
 
 

@@ -55,7 +55,8 @@ def cost_of(model: nn.Module, *inputs: Tensor) -> Cost:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(*inputs)
         flops = int(counter.get_total_flops())
-    except (NotImplementedError, RuntimeError):  # an operation without a meta form: sizes are then unknown
+    except (NotImplementedError, RuntimeError, TypeError):
+        # An operation without a meta form, or a model that its procedure calls in another way: sizes are then unknown.
         pass
     finally:
         for module, training in modes:

@@ -106,8 +106,12 @@ def needs(section: str, document: Mapping[str, Any]) -> bool:
 
 def build_task(document: Mapping[str, Any]) -> Task:
     """The task with its data."""
+    use = document["task"]["use"]
     task: Task = _build("task", document["task"])
-    task.load()
+    with refusing("task", use):
+        task.load()
+    if task.stream in ("rows", "whole") and not task.size("train"):
+        raise RecipeError([Problem("task", use, "its settings leave no sample to train on; leave more for training.")])
     share = document["training"]["outer"]
     with refusing("training.outer", share):
         set_apart(task, share, document["seed"])
@@ -157,6 +161,19 @@ def refusing(where: str, value: Any) -> Iterator[None]:
         raise
     except (ValueError, TypeError, AthanorError) as error:
         raise RecipeError([Problem(where, value, str(error))]) from error
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        sentence = "its settings ask for more memory than there is; make smaller what it holds."
+        raise RecipeError([Problem(where, value, sentence)]) from error
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether something did not fit; torch has no class of its own for the CPU's memory, and counts in 64 bits."""
+    said = str(error)
+    return (
+        isinstance(error, MemoryError) or "not enough memory" in said or "Storage size calculation overflowed" in said
+    )
 
 
 # -- cross-checks ------------------------------------------------------------------------------------------------------
@@ -219,7 +236,7 @@ def clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy) -> list[P
     found = sources.problems(document) + _trainless(document)
     if found:
         return found
-    found = procedure_problems(document, task)
+    found = procedure_problems(document, task) or unbuildable(document)
     if found:
         return found
     for path, use in _uses(document):
@@ -239,6 +256,20 @@ def clashes(document: Mapping[str, Any], task: Task, anatomy: Anatomy) -> list[P
     found += live.problems(_uses(document)) + surgery.problems(_uses(document), anatomy)
     found += _decoder(document, task) + _normalization(document, anatomy)
     return found + rules.problems(document, _uses(document), task)
+
+
+def unbuildable(document: Mapping[str, Any]) -> list[Problem]:
+    """What the constructors say against their settings, of all that is built before it meets the model."""
+    found = []
+    for name in ("loss", "sampler", "schedule", "decoder", "techniques", "probes", "transforms"):
+        here = document.get(name) or []
+        uses = [(name, here)] if isinstance(here, Mapping) else [(f"{name}.{i}", use) for i, use in enumerate(here)]
+        for path, use in uses:
+            try:
+                _ = _build(path, use) if use.get("enabled", True) else None
+            except RecipeError as error:
+                found += error.problems
+    return found
 
 
 def procedure_problems(document: Mapping[str, Any], task: Task) -> list[Problem]:
@@ -543,7 +574,8 @@ def assemble_stage(
         for role in run.roles.values():
             _check_side(run, role.module)
         if run.loss is not None and hasattr(run.loss, "setup"):
-            run.loss.setup(run)
+            with refusing("loss", info(run.loss).id):
+                run.loss.setup(run)
         for i, technique in enumerate(run.techniques):
             with refusing(f"techniques.{i}", info(technique).id):
                 technique.setup(run)
@@ -553,7 +585,8 @@ def assemble_stage(
         for i, use in enumerate(enabled(document["probes"])):
             run.probes.append(_build(f"probes.{i}", use))
             if hasattr(run.probes[-1], "setup"):
-                run.probes[-1].setup(run)
+                with refusing(f"probes.{i}", use["use"]):
+                    run.probes[-1].setup(run)
     _require_statistics(run)
     run.make_ready()
     if any(reads_features(registry.classes()[use["use"]]) for _, use in _uses(document)):

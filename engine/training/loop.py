@@ -18,10 +18,11 @@ from typing import Any
 
 import tomlkit
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine import endpoints, registry
 from engine.axes import COUNTED, EPOCH, EXPERIENCE
-from engine.errors import AthanorError, CheckpointError, ContactError, LogError
+from engine.errors import AthanorError, CheckpointError, ContactError, LogError, PartError
 from engine.parts import Batch, Probe, Progress, Transform, info, is_part, named_modules_with
 from engine.replies import Replies
 from engine.training import checkpoint, divergence, phases, sources
@@ -756,6 +757,7 @@ def train(
     threads = torch.get_num_threads()
     sink = sink or Memory()
     with ExitStack() as undo:
+        undo.enter_context(refusals())
         undo.enter_context(forked(device))
         here = undo.enter_context(sources.around(workspace=workspace, folder=folder, told=[]))
         undo.enter_context(keeping_replies(workspace, folder))
@@ -766,11 +768,30 @@ def train(
             run = assemble(document, Recorder(sink), device)
         except sources.SourceStopped:
             return _stopped_before(sink)
+        if run.task.input_gradients:  # the residual is differentiated again: a fused attention cannot be
+            undo.enter_context(sdpa_kernel(SDPBackend.MATH))
         trainer = Trainer(run, folder)
         sink.run(environment=environment(run) | ({"sources": here.told} if here.told else {}))
         if prepare is not None:
             prepare(trainer)
         return trainer.train()
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """A ValueError that a part raises itself, by which it refuses what it meets, is shown as its sentence alone."""
+    try:
+        yield
+    except AthanorError:
+        raise
+    except ValueError as error:
+        where = error.__traceback__
+        while where is not None and where.tb_next is not None:
+            where = where.tb_next
+        name = where.tb_frame.f_globals.get("__name__", "") if where is not None else ""
+        if not name.startswith(("engine.", "own_parts.")):  # a library's: a mistake, which needs its traceback
+            raise
+        raise PartError(str(error)) from error
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from engine.training.assemble import (
     planned,
     procedure_problems,
     sketch,
+    unbuildable,
     with_model,
 )
 from engine.training.data import Columns, some
@@ -55,6 +56,9 @@ def preview(text: str) -> dict[str, Any]:
         if document["study"]:
             runs = check_study(recipe, document)
         anatomy = anatomy_of(model)
+        for each in (document, *(phase["recipe"] for phase in document["phases"])):
+            if found := unbuildable(each):
+                raise RecipeError(found)
         found = clashes(document, task, anatomy)
         drawn = _without_samplers(document) if found else document
         per_epoch = batches_per_epoch(drawn, task)

@@ -59,6 +59,9 @@ class CorruptedDigits(Supervised):
         order: The order of the test images: at random, or sorted by class.
         passes: How often the stream comes.
         test_share: Share of the digits that are kept for the test.
+
+    Raises:
+        ValueError: For a share that leaves no digit for the test.
     """
 
     def __init__(
@@ -78,6 +81,10 @@ class CorruptedDigits(Supervised):
         x, target = images_and_labels()
         parts = split_indices(len(x), target, {"test": self.test_share, "val": 0.1}, seeded(self.split_seed))
         self.splits = {name: {"x": x[index], "target": target[index]} for name, index in parts.items()}
+        if "test" not in self.splits:
+            raise ValueError(
+                f"test_share = {self.test_share:g} of the {len(x)} digits is not one. Write a larger share."
+            )
         self.splits["test"] = self._stream(**self.splits["test"])
 
     def _stream(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:

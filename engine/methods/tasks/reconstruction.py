@@ -25,7 +25,7 @@ class Reconstruction(Task):
         of: The task whose inputs are given back; its splits stay as they are.
 
     Raises:
-        ValueError: For a task whose inputs are tokens.
+        ValueError: For a task whose inputs are not numbers, a vector or an image a sample.
     """
 
     metric = METRICS["values"]
@@ -39,9 +39,13 @@ class Reconstruction(Task):
         return Offer(inner.input, inner.shape, "values", inner.features, span=inner.span)
 
     def load(self) -> None:
+        self.of.load()
         if self.of.offer.input == "tokens":
             raise ValueError("Tokens are no numbers to be given back by their squared error. Choose another task.")
-        self.of.load()
+        if self.of.offer.input not in ("vector", "image") or self.of.stream != "rows":
+            raise ValueError(
+                "It gives back vectors and images that are stored, one a sample, and the task has none. Choose another."
+            )
 
     def columns(self, split: str) -> dict[str, Tensor]:
         columns = self.of.columns(split)
