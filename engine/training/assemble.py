@@ -170,10 +170,8 @@ def refusing(where: str, value: Any) -> Iterator[None]:
 
 def _out_of_memory(error: Exception) -> bool:
     """Whether something did not fit; torch has no class of its own for the CPU's memory, and counts in 64 bits."""
-    said = str(error)
-    return (
-        isinstance(error, MemoryError) or "not enough memory" in said or "Storage size calculation overflowed" in said
-    )
+    said = ("not enough memory", "t allocate memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
 
 # -- cross-checks ------------------------------------------------------------------------------------------------------
