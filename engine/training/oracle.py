@@ -85,6 +85,11 @@ class Oracle:
         batch = self.batch if batch is None else batch
         if batch is None:
             raise ValueError("The oracle has no batch; bind one or pass it.")
+        if type(self.model).forward is nn.Module.forward:
+            raise ValueError(
+                "The optimizer asks for the loss again at other weights, and those that it moves here are no model "
+                "that answers by itself. Choose another optimizer for them."
+            )
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         self._pass()
         if self._before is not None:

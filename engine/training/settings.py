@@ -40,8 +40,8 @@ class Training:
     accumulate: Count = 1
     workers: Count = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    threads: Whole = 0
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")] = "auto"
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
     compile: bool = False
     evaluate_every: NonNegative = 1.0
     evaluation_batch: Count = 1024

@@ -61,7 +61,8 @@ class EncouragingLoss(Loss):
         if batch.target.dim() == output.dim():
             each = (batch.target * self.per_class(log_p)).sum(-1)
         else:
-            each = self.per_class(log_p.gather(-1, batch.target.unsqueeze(-1)).squeeze(-1))
+            known = batch.target.clamp_min(0)  # a sample that is not asked for has no label, and no weight in the loss
+            each = self.per_class(log_p.gather(-1, known.unsqueeze(-1)).squeeze(-1))
         return {"task": each if each.dim() == 1 else _over_positions(each, batch.mask)}
 
     def per_class(self, log_p: Tensor) -> Tensor:

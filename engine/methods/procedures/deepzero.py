@@ -364,4 +364,10 @@ class DeepZero(Procedure):
     ) -> str | None:
         if any(hasattr(m, "aux_loss") for m in anatomy.module.modules()):
             return "It differences the objective alone, and the model's layers add losses of their own to it."
+        if task.input_gradients:
+            return "It has no derivatives, and the task takes them by its inputs. Choose another procedure."
+        if any(isinstance(m, nn.RNNBase | nn.RNNCellBase) for m in anatomy.module.modules()):
+            return (
+                "It passes many copies of the weights at once, which torch's recurrent layers cannot. Choose another."
+            )
         return None

@@ -210,6 +210,8 @@ class NoProp(Procedure):
     ) -> str | None:
         if task.offer.output != "classes":
             return f"It takes noise off a class, and the task offers {task.offer.output}."
+        if task.stream == "whole":
+            return "It puts noise on the label of every sample that it sees, and this task shows some without theirs."
         if recipe["training"]["accumulate"] > 1:
             return "The shared weights move once for each block, so a step cannot be split; write accumulate = 1."
         if not isinstance(anatomy.head, nn.Linear):

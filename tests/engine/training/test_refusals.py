@@ -66,3 +66,35 @@ def test_a_model_inside_another_part_is_asked_for_its_kinds() -> None:
 
 def test_a_model_that_is_called_in_another_way_has_unknown_operations() -> None:
     assert cost_of(nn.Bilinear(2, 2, 2), torch.zeros(1, 2)).flops is None
+
+
+def test_an_optimizer_that_asks_for_the_loss_again_needs_a_model_to_ask() -> None:
+    made = Recipe.of(CATALOG.example("rarts"))
+    made.set("procedure.architecture_optimizer", {"use": "lbfgs"})
+    with pytest.raises(PartError, match="asks for the loss again at other weights"):
+        train(filled(made, CATALOG), Memory())
+
+
+@pytest.mark.parametrize(("task", "model"), [("transport-equation", "mlp"), ("python-text", "recurrent")])
+def test_what_cannot_be_trained_without_derivatives_is_refused(task: str, model: str) -> None:
+    made = Recipe.of(CATALOG.example(task))
+    made.set("procedure", {"use": "deepzero"})
+    made.set("model", {"use": model})
+    assert [path for path, _ in problems(made)] == ["procedure"]
+
+
+def test_nodes_without_a_label_are_refused_or_passed_over() -> None:
+    made = Recipe.of(CATALOG.example("block-graph"))
+    made.set("loss", {"use": "encouraging-loss"})
+    assert train(filled(made, CATALOG), Memory()).state == "done"
+    made.remove("loss")
+    made.set("procedure", {"use": "noprop"})
+    made.set("model", {"use": "mlp"})
+    assert [path for path, _ in problems(made)] == ["procedure"]
+
+
+def test_a_transformer_s_residual_can_be_differentiated_again() -> None:
+    made = Recipe.of(CATALOG.example("transport-equation"))
+    made.set("model", {"use": "transformer"})
+    made.set("budget", {"steps": 2})
+    assert train(filled(made, CATALOG), Memory()).state == "done"
