@@ -397,7 +397,8 @@ def _either(names: Iterable[str]) -> str:
 def _loss(document: Mapping[str, Any], task: Task) -> list[Problem]:
     use = document.get("loss")
     if not use and task.needs_loss:
-        fitting = [id for id, cls in registry.classes().items() if task.offer.output in getattr(cls, "outputs", ())]
+        losses = {id: cls for id, cls in registry.classes().items() if info(cls).kind == "loss"}
+        fitting = [id for id, cls in losses.items() if task.offer.output in getattr(cls, "outputs", ())]
         sentence = f"{document['task']['use']} has no objective of its own; write [loss] with {_either(fitting)}."
         return [Problem("loss", None, sentence)]
     if not use:
