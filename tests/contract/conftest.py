@@ -40,9 +40,9 @@ TRAINED = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server() -> Iterator[Endpoint]:
-    """What the parts that talk to a server talk to here: their default address is this one's."""
+    """What the parts that talk to a server talk to in this folder: their default address is this one's."""
     fields = [f for entry in CATALOG.parts.values() for f in entry.schema["properties"].values() if f.get("x-endpoint")]
     with serving(by_rules()) as endpoint:
         before = [field.get("default") for field in fields]
