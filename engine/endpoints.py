@@ -15,14 +15,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from engine.around import Around
 from engine.errors import ContactError
 from engine.replies import Replies
 from engine.settings import unwrapped
@@ -206,23 +206,17 @@ class Surroundings:
     replies: Replies = field(default_factory=Replies)
 
 
-_current: ContextVar[Surroundings | None] = ContextVar("endpoints", default=None)
+# Outside of a run only what is allowed for good is, and no reply is kept.
+_held = Around("endpoints", Surroundings)
+surroundings, around = _held.now, _held.changed
 
 
-def surroundings() -> Surroundings:
-    """Those of this moment. Outside of a run only what is allowed for good is, and no reply is kept."""
-    return _current.get() or Surroundings()
-
-
-@contextmanager
-def around(**changes: Any) -> Iterator[Surroundings]:
-    """A stretch with other surroundings."""
-    changed = replace(surroundings(), **changes)
-    token = _current.set(changed)
-    try:
-        yield changed
-    finally:
-        _current.reset(token)
+def require_all(document: Mapping[str, Any], catalog: Catalog) -> None:
+    """Raises ContactError where a filled recipe would talk to a machine that the person has not allowed here."""
+    contacts = named_in(document, catalog)
+    refused = Permissions().refused(contacts, surroundings().runs) if contacts else []
+    if refused:
+        raise ContactError("\n".join(contact.sentence for contact in refused))
 
 
 def require(contact: Contact) -> None:

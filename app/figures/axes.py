@@ -13,7 +13,7 @@ from PySide6.QtGui import QFontMetricsF, QPainter, QPen
 
 from app import words
 from app.charts import LEVEL_PIXELS, UPRIGHT_PIXELS, log_ticks, nice_ticks, tick_text
-from app.figures.view import TICK, short
+from app.figures.view import TICK, Canvas, short
 from app.theme import SIZE_SMALL, Theme
 
 FAR = 1e5  # pixels: lines that end further away are cut there
@@ -280,3 +280,25 @@ class Plane:
             painter.rotate(-90)
             painter.drawText(QPointF(0, 0), text)
             painter.restore()
+
+
+class Planar(Canvas):
+    """A view of one plane, which a person zooms and moves."""
+
+    zoomable = True
+
+    def __init__(self, theme: Theme):
+        super().__init__(theme)
+        self.plane = Plane()
+
+    def zoom(self, at: QPointF, factor: float) -> None:
+        self.plane.zoom(at, factor)
+        self.redraw()
+
+    def drag(self, by: QPointF) -> None:
+        self.plane.pan(by)
+        self.redraw()
+
+    def show_all(self) -> None:
+        self.plane.show_all()
+        self.redraw()

@@ -12,7 +12,7 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QFontMetricsF, QImage, QPainter, QPen
 
 from app import words
-from app.figures.axes import Plane, Side
+from app.figures.axes import Planar, Plane, Side
 from app.figures.colours import Scale, picture, turned
 from app.figures.view import (
     TICK,
@@ -361,14 +361,11 @@ class ImageGridView(Canvas):
 
 
 @draws("boxes")
-class BoxesView(Canvas):
+class BoxesView(Planar):
     """Boxes over a picture, each label in its colour."""
-
-    zoomable = True
 
     def __init__(self, theme: Theme):
         super().__init__(theme)
-        self.plane = Plane()
         self.image: QImage | None = None
 
     def prepare(self) -> None:
@@ -434,18 +431,6 @@ class BoxesView(Canvas):
         said.append(f"at {words.number(box['x'], 3)}, {words.number(box['y'], 3)}, "
                     f"size {words.number(box['w'], 3)} x {words.number(box['h'], 3)}")  # fmt: skip
         draw_tip(painter, self.theme, self.spot, QRectF(self.rect()), said)
-
-    def zoom(self, at: QPointF, factor: float) -> None:
-        self.plane.zoom(at, factor)
-        self.redraw()
-
-    def drag(self, by: QPointF) -> None:
-        self.plane.pan(by)
-        self.redraw()
-
-    def show_all(self) -> None:
-        self.plane.show_all()
-        self.redraw()
 
     def text(self) -> str:
         counted = [(label, sum(str(box.get("label", "")) == label for box in self.boxes)) for label in self.labels]

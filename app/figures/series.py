@@ -14,12 +14,11 @@ from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPen
 
 from app import words
 from app.curves import thin
-from app.figures.axes import Plane, Side
+from app.figures.axes import Planar, Plane, Side
 from app.figures.colours import Scale
 from app.figures.view import (
     NEAR,
     TICK,
-    Canvas,
     Stamps,
     around,
     axis_label,
@@ -67,14 +66,11 @@ class One:
         )  # fmt: skip
 
 
-class Plot(Canvas):
-    """What all plots have: a plane, a legend above it, zoom and pan."""
-
-    zoomable = True
+class Plot(Planar):
+    """What all plots have: a plane with a legend above it."""
 
     def __init__(self, theme: Theme):
         super().__init__(theme)
-        self.plane = Plane()
         self.many: list[One] = []
         self.scale: Scale | None = None
 
@@ -152,18 +148,6 @@ class Plot(Canvas):
         around = (8, 8) if self.plane.bare else (50, 40)
         high = (width - around[0]) * (y1 - y0) / max(x1 - x0, 1e-12) + around[1]
         return round(min(max(high, 160), 420, 0.9 * width + around[1]))
-
-    def zoom(self, at: QPointF, factor: float) -> None:
-        self.plane.zoom(at, factor)
-        self.redraw()
-
-    def drag(self, by: QPointF) -> None:
-        self.plane.pan(by)
-        self.redraw()
-
-    def show_all(self) -> None:
-        self.plane.show_all()
-        self.redraw()
 
     def csv(self) -> str | None:
         heads = ("series", axis_label(self.figure, "x", "x"), axis_label(self.figure, "y", "y"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from engine.commands.check import add_settings, preview_problems, read_recipe
 from engine.commands.cli import DONE, FAILED, INTERRUPTED, add_json, add_workspace, open_workspace
 from engine.commands.output import console, duration, print_json, print_table
-from engine.errors import AthanorError, ContactError, RecipeError
+from engine.errors import AthanorError, RecipeError
 from engine.service import verbs
 from engine.service.client import create_run
 from engine.service.scheduler import Scheduler
@@ -60,13 +60,11 @@ def train_file(workspace: Workspace, path: str | Path, settings: Sequence[str] =
 def require_contacts(text: str) -> None:
     """Raises ContactError, before a run is made, where the recipe would talk to a machine that is not allowed."""
     from engine.catalog import Catalog
-    from engine.endpoints import Permissions, named_in
+    from engine.endpoints import require_all
     from engine.recipe import Recipe
 
     catalog = Catalog.load()
-    refused = Permissions().refused(named_in(Recipe.parse(text).filled(catalog), catalog))
-    if refused:
-        raise ContactError("\n".join(contact.sentence for contact in refused))
+    require_all(Recipe.parse(text).filled(catalog), catalog)
 
 
 class Session:

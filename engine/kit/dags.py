@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import networkx as nx
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from engine import figures
 from engine.parts import Figure
 
+if TYPE_CHECKING:
+    import networkx
+
 
 def is_acyclic(weights: Tensor) -> bool:
-    return nx.is_directed_acyclic_graph(_graph(weights))
+    import networkx
+
+    return networkx.is_directed_acyclic_graph(_graph(weights))
 
 
-def _graph(weights: Tensor) -> nx.DiGraph:
-    graph = nx.DiGraph()
+def _graph(weights: Tensor) -> networkx.DiGraph:
+    import networkx
+
+    graph = networkx.DiGraph()
     graph.add_nodes_from(range(len(weights)))
     graph.add_edges_from(weights.nonzero().tolist())
     return graph
@@ -53,7 +61,9 @@ def erdos_renyi(nodes: int, edges: float, low: float, high: float, rng: torch.Ge
 
 def drawn(weights: Tensor, like: Tensor, title: str) -> Figure:
     """The graph as a figure; nodes stand where the other graph's order of causes puts them, from left to right."""
-    generations = list(nx.topological_generations(_graph(like)))
+    import networkx
+
+    generations = list(networkx.topological_generations(_graph(like)))
     places = {node: (x, y - (len(row) - 1) / 2) for x, row in enumerate(generations) for y, node in enumerate(row)}
     at = [places[i] for i in range(len(weights))]
     nodes = figures.nodes_of([[x, y + 0.15 * (x % 2)] for x, y in at], labels=[str(i) for i in range(len(at))])

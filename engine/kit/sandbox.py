@@ -25,16 +25,8 @@ NODES = (
     *(ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Assign, ast.AugAssign, ast.For, ast.While),
     *(ast.If, ast.Raise, ast.Assert, ast.Expr, ast.Pass, ast.Break, ast.Continue, ast.BoolOp, ast.NamedExpr, ast.BinOp),
     *(ast.UnaryOp, ast.Lambda, ast.IfExp, ast.Dict, ast.Set, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
-    *(
-        ast.comprehension,
-        ast.Yield,
-        ast.Compare,
-        ast.Call,
-        ast.keyword,
-        ast.JoinedStr,
-        ast.FormattedValue,
-        ast.Constant,
-    ),
+    *(ast.comprehension, ast.Yield, ast.Compare, ast.Call, ast.keyword),
+    *(ast.JoinedStr, ast.FormattedValue, ast.Constant),
     *(ast.Attribute, ast.Subscript, ast.Starred, ast.Name, ast.List, ast.Tuple, ast.Slice, ast.Load, ast.Store),
     *(ast.boolop, ast.operator, ast.unaryop, ast.cmpop, ast.AnnAssign),
 )

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from engine.parts import Batch, Offer, Procedure, Task
+from engine.kit.problems import Solver
+from engine.parts import Batch, Offer, Task
 
 if TYPE_CHECKING:
     from engine.kit.anatomy import Anatomy
@@ -162,18 +163,12 @@ def problem_of(offer: Offer) -> Transport:
     return Transport(about["cost"], about["rows"], about["columns"], about["eta"])
 
 
-class TransportSolver(Procedure):
+class TransportSolver(Solver):
     """What solvers of entropic transport share: they hold the potentials and improve them, one iteration a step.
 
     A subclass implements `advance`, and has `tolerance`, and `most`, the iterations after which it gives up.
     """
 
-    uses = ()
-    offers = ()
-    makes = ()
-    outputs = ("solution",)
-    divisible = False
-    brings_objective = True
     seeded = False
 
     tolerance: float

@@ -371,11 +371,7 @@ def _decoded(row: dict[str, Any]) -> dict[str, Any]:
 def _decoded_command(row: dict[str, Any]) -> dict[str, Any]:
     try:
         args = load(row["args"])
-    except (
-        ValueError,
-        TypeError,
-        RecursionError,
-    ):  # written by another program: one such row must not keep the others from being read
+    except (ValueError, TypeError, RecursionError):  # another program's: it must not keep the others from being read
         args = None
     row["args"] = args if isinstance(args, dict) else None
     row["answer"] = load(row["answer"]) if row["answer"] is not None else None

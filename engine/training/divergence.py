@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,11 @@ def _layers(names: Iterable[str]) -> list[str]:
 
 
 def _finite(tensors: list[Tensor]) -> list[bool]:
-    """Of each tensor whether all of it is finite: a sum is not, where one number in it is not."""
-    sums = [tensor.detach().sum().abs().float() for tensor in tensors]
-    return torch.isfinite(torch.stack(sums)).tolist()
+    """Of each tensor whether all of it is finite: its largest number is not, where one in it is not. (A sum or a length
+    may be too large for its type where every number is fine.)"""
+    held = [tensor.detach() for tensor in tensors if tensor.numel()]
+    if not held:
+        return [True] * len(tensors)
+    largest = torch.stack([norm.double() for norm in torch._foreach_norm(held, math.inf)])
+    fine = iter(torch.isfinite(largest).tolist())
+    return [next(fine) if tensor.numel() else True for tensor in tensors]

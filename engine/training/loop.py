@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine import endpoints, registry
 from engine.axes import COUNTED, EPOCH, EXPERIENCE
-from engine.errors import AthanorError, CheckpointError, ContactError, LogError, PartError
+from engine.errors import AthanorError, CheckpointError, LogError, PartError
 from engine.parts import Batch, Probe, Progress, Transform, info, is_part, named_modules_with
 from engine.replies import Replies
 from engine.training import checkpoint, divergence, phases, sources
@@ -761,7 +761,7 @@ def train(
         undo.enter_context(forked(device))
         here = undo.enter_context(sources.around(workspace=workspace, folder=folder, told=[]))
         undo.enter_context(keeping_replies(workspace, folder))
-        require_contacts(document)
+        endpoints.require_all(document, registry.catalog())
         undo.callback(torch.set_num_threads, threads)
         torch.set_num_threads(document["training"]["threads"] or sensible_threads())
         try:
@@ -808,15 +808,6 @@ def keeping_replies(workspace: Workspace | None, folder: Path | None) -> Iterato
             yield
     finally:
         replies.close()
-
-
-def require_contacts(document: Mapping[str, Any]) -> None:
-    """Raises ContactError where a recipe would talk to a machine that the person has not allowed."""
-    contacts = endpoints.named_in(document, registry.catalog())
-    if contacts:
-        refused = endpoints.Permissions().refused(contacts, endpoints.surroundings().runs)
-        if refused:
-            raise ContactError("\n".join(contact.sentence for contact in refused))
 
 
 def _stopped_before(sink: Sink) -> Outcome:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from engine import registry
-from engine.catalog import Catalog
+from engine.catalog import Catalog, Entry
 from engine.errors import Problem, RecipeError
 from engine.kit.anatomy import Anatomy, anatomy_of, example_input
 from engine.kit.cost import cost_of
@@ -129,7 +129,7 @@ def fits(text: str, section: str) -> dict[str, str]:
         recipe.remove(section)
     document = recipe.filled(catalog)
     if at.kind == "task" or not document["task"]:
-        return {entry.id: entry.lacks for entry in catalog.of_kind(at.kind) if entry.lacks}
+        return _lacking(catalog, at.kind)
     try:
         task = build_task(with_model(document))
         if at.kind == "procedure":
@@ -138,12 +138,8 @@ def fits(text: str, section: str) -> dict[str, str]:
         before = [] if anatomy is None else clashes(document, task, anatomy)
     except RecipeError:
         return {}  # what stands there must be mended before anything else can be judged
-    found = {}
-    for entry in catalog.of_kind(at.kind):
-        if entry.lacks:
-            found[entry.id] = entry.lacks
-        if entry.lacks or any(name not in entry.defaults() for name in entry.schema["required"]):
-            continue
+    found = _lacking(catalog, at.kind)
+    for entry in _ready(catalog, at.kind):
         use = fill_use({"use": entry.id}, catalog)
         trial = {**document, section: [*document[section], use] if at.many else use}
         added = [problem for problem in _clashes(trial, task, anatomy) if problem not in before]
@@ -152,16 +148,23 @@ def fits(text: str, section: str) -> dict[str, str]:
     return found
 
 
+def _lacking(catalog: Catalog, kind: str) -> dict[str, str]:
+    """The parts of a kind that need what this machine does not have, and why."""
+    return {entry.id: entry.lacks for entry in catalog.of_kind(kind) if entry.lacks}
+
+
+def _ready(catalog: Catalog, kind: str) -> list[Entry]:
+    """The parts of a kind that can be judged as they are: this machine has what they need, and so have their forms."""
+    entries = [entry for entry in catalog.of_kind(kind) if not entry.lacks]
+    return [entry for entry in entries if all(name in entry.defaults() for name in entry.schema["required"])]
+
+
 def _fitting_procedures(document: Mapping[str, Any], task: Task, catalog: Catalog) -> dict[str, str]:
     """Procedures are judged by what they say of tasks, and by the other parts where the model fits what they want of
     it: the one that stands there may want another model."""
     before = _clashes_beside(document, task)
-    found = {}
-    for entry in catalog.of_kind("procedure"):
-        if entry.lacks:
-            found[entry.id] = entry.lacks
-        if entry.lacks or any(name not in entry.defaults() for name in entry.schema["required"]):
-            continue
+    found = _lacking(catalog, "procedure")
+    for entry in _ready(catalog, "procedure"):
         trial = {**document, "procedure": fill_use({"use": entry.id}, catalog)}
         added = procedure_problems(trial, task)
         if not added:

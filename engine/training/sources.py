@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from engine import catalog
+from engine.around import Around
 from engine.errors import AthanorError, Problem, RecipeError
 from engine.log import Log
 from engine.parts import Source
@@ -64,23 +64,8 @@ class Surroundings:
     told: list[dict[str, Any]] = field(default_factory=list)  # what was resolved, for the run's own record
 
 
-_current: ContextVar[Surroundings | None] = ContextVar("surroundings", default=None)
-
-
-def surroundings() -> Surroundings:
-    """Those of this moment."""
-    return _current.get() or Surroundings()
-
-
-@contextmanager
-def around(**changes: Any) -> Iterator[Surroundings]:
-    """A stretch in which sources are resolved against changed surroundings."""
-    changed = replace(surroundings(), **changes)
-    token = _current.set(changed)
-    try:
-        yield changed
-    finally:
-        _current.reset(token)
+_held = Around("sources", Surroundings)
+surroundings, around = _held.now, _held.changed
 
 
 def source(text: str) -> Source:

@@ -15,6 +15,7 @@ from engine.recipe import Recipe
 from engine.service.client import Engine
 from engine.workspace import Workspace
 from tests.benchmarks.rows import Row, median, seconds
+from tests.waiting import until
 
 WINDOW = """
 import sys, time
@@ -67,20 +68,19 @@ def engine() -> tuple[float, float]:
         try:
             begin = time.perf_counter()
             client.ensure()
-            while not client.alive():
-                time.sleep(0.01)
+            until(client.alive, 60)
             ready = time.perf_counter() - begin
-            time.sleep(6)  # a person looks at the form meanwhile: the spare worker has loaded
             firsts = []
             for _ in range(3):
+                until(
+                    lambda: (client.service() or {}).get("spare") == "ready", 60
+                )  # a person looks at the form meanwhile
                 begin = time.perf_counter()
                 run = client.queue(Recipe.of(QUICK).text())
                 with Log(workspace.database, readonly=True) as log:
-                    while not any(info.count for info in log.series(run)):
-                        time.sleep(0.005)
+                    until(lambda: any(info.count for info in log.series(run)), 60)  # noqa: B023
                 firsts.append(time.perf_counter() - begin)
                 client.stop(run)
-                time.sleep(6)
             return ready, sorted(firsts)[1]
         finally:
             client.shutdown()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -267,3 +269,24 @@ def test_a_plain_number_over_time_stays_one() -> None:
     assert registry._argument({"type": "number", "x-value": True}, 3) == 3.0
     value = registry._argument({"type": "number", "x-value": True}, {"value": 3})
     assert value == Value(3.0, None) and value.at(Progress(5, 10)) == 3.0
+
+
+OPTIONAL = ("pymoo", "gymnasium", "torchdiffeq", "networkx", "keyring")
+WITHOUT = """
+import sys
+for name in sys.argv[1:]:
+    sys.modules[name] = None  # as if it were not installed
+from engine import registry
+catalog = registry.catalog()
+print(*(f"{entry.id}:{','.join(entry.packages)}" for entry in catalog.parts.values() if entry.lacks))
+"""
+
+
+def test_a_machine_without_the_packages_of_some_parts_has_all_the_others() -> None:
+    command = [sys.executable, "-c", WITHOUT, *OPTIONAL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lacking = dict(each.split(":") for each in done.stdout.split())
+    assert {name for names in lacking.values() for name in names.split(",")} <= set(OPTIONAL)
+    declared = {entry.id: ",".join(entry.packages) for entry in registry.catalog().parts.values() if entry.packages}
+    assert lacking == declared and {"gymnasium", "linas", "neural-ode"} <= set(lacking)

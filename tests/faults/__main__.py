@@ -1,4 +1,4 @@
-"""Faults tried many times: `python -m tests.faults [TIMES] [pytest arguments]`; TIMES (50) of each, by other seeds."""
+"""Faults tried many times: `python -m tests.faults [TIMES] [pytest arguments]`: each TIMES (50) as often as usual."""
 
 from __future__ import annotations
 

@@ -87,6 +87,7 @@ class ODEBlock(nn.Module):
 @model(
     id="neural-ode",
     name="Neural ODE",
+    packages=("torchdiffeq",),
     paper=[
         ("Neural Ordinary Differential Equations", "1806.07366"),
         (

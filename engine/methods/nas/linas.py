@@ -120,6 +120,7 @@ def tau(predicted: np.ndarray, measured: np.ndarray) -> float:
     name="LINAS",
     paper="A Hardware-Aware Framework for Accelerating Neural Architecture Search Across Modalities",
     arxiv="2205.10358",
+    packages=("pymoo",),
     graph="never",
     nondeterministic="clock",
     recommends={"training": {"normalization": "recalibrated", "calibration_batches": 4, "evaluate_every": 0}},

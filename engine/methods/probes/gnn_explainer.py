@@ -58,6 +58,7 @@ def auc(scores: Tensor, right: Tensor) -> float:
     name="GNNExplainer",
     paper="GNNExplainer: Generating Explanations for Graph Neural Networks",
     arxiv="1903.03894",
+    packages=("networkx",),
     example={
         "task": {"use": "house-graph", "base": 15, "links": 2, "houses": 3, "labelled": 0.5},
         "model": {"use": "gcn", "hidden": [4, 4]},

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from engine.fields import Count, Fraction, NonNegative, Positive, Rate
 from engine.kit.dags import acyclic
-from engine.parts import Batch, Procedure, Task, procedure
+from engine.kit.problems import Solver
+from engine.parts import Batch, Task, procedure
 
 if TYPE_CHECKING:
     from engine.kit.anatomy import Anatomy
@@ -73,6 +74,7 @@ class LinearModel(nn.Module):
     name="CoLiDE",
     paper="CoLiDE: Concomitant Linear DAG Estimation",
     arxiv="2310.02895",
+    packages=("networkx",),
     recommends={"budget": {"steps": 200}},
     example={
         "task": {"use": "linear-sem", "nodes": 4, "samples": 40},
@@ -80,7 +82,7 @@ class LinearModel(nn.Module):
         "budget": {"steps": 8},
     },
 )
-class Colide(Procedure):
+class Colide(Solver):
     """Finds which variable drives which, and how strongly, from samples alone, and with it how noisy each variable is.
     The noise is part of the score, so that one sparsity penalty serves data of many scales.
 
@@ -115,12 +117,6 @@ class Colide(Procedure):
         threshold: Weights below it are dropped at the end.
     """
 
-    uses = ()
-    offers = ()
-    makes = ()
-    outputs = ("solution",)
-    divisible = False
-    brings_objective = True
     seeded = False
     keeps_parameters = True
 

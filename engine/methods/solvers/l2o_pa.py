@@ -71,7 +71,7 @@ class L2OPA(Procedure):
     gradient. A minimum is a fixed point of the update, whatever the network says.
 
     Helps: Many problems of one kind. On LASSO problems like those of its training the gap to the minimum came out at a
-        quarter of FISTA's after 20 iterations, and, trained for that, at about a tenth after 100.
+        third of FISTA's after 20 iterations, and, trained for that, at about a tenth after 100.
     Hurts: Problems unlike those of the training. The training is on the edge of stability: at the rate of 0.01 and
         without clipping one in five broke down, or diverged on rare problems. 0.003 with the gradient clipped at 1 did
         not on runs of 20 iterations, nor 0.01 with a limit of 0.01 and 400 steps on runs of 100. FISTA needs none.

@@ -10,8 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from engine.fields import ModelPart, NonNegative, Positive
+from engine.kit.problems import Solver
 from engine.kit.structures import Structure, cone, with_volume
-from engine.parts import Batch, Procedure, Task, procedure
+from engine.parts import Batch, Task, procedure
 
 if TYPE_CHECKING:
     from engine.kit.anatomy import Anatomy
@@ -56,7 +57,7 @@ def moved(density: Tensor, slope: Tensor, volume: float, inside: Tensor, move: f
         "budget": {"steps": 4},
     },
 )
-class OptimalityCriteria(Procedure):
+class OptimalityCriteria(Solver):
     """Moves a structure's material to where it saves the most, by a rule that holds at the optimum: every bit of
     material that is neither all nor nothing saves the same.
 
@@ -79,13 +80,8 @@ class OptimalityCriteria(Procedure):
         start: A model whose first design it starts from; otherwise the volume is spread evenly.
     """
 
-    uses = ()
-    offers = ()
-    makes = ()
     outputs = ("design",)
-    divisible = False
     keeps_parameters = True
-    brings_objective = True
 
     def __init__(
         self,

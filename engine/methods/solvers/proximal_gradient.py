@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from engine.fields import Count
 from engine.kit.learned import fista, stated
-from engine.parts import Batch, Procedure, Task, procedure
+from engine.kit.problems import Solver
+from engine.parts import Batch, Task, procedure
 
 if TYPE_CHECKING:
     from engine.training.run import Run
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
         "budget": {"steps": 0},
     },
 )
-class ProximalGradient(Procedure):
+class ProximalGradient(Solver):
     """Minimizes each problem by gradient steps of fixed length, each followed by pulling every number towards zero.
     Momentum makes it far faster. It learns nothing.
 
@@ -40,13 +41,10 @@ class ProximalGradient(Procedure):
         horizon: Iterations.
     """
 
-    uses = ()
     offers = ("output",)
-    makes = ()
     inputs = ("problems",)
+    outputs = ()
     trains = False
-    divisible = False
-    brings_objective = True
     seeded = False
 
     def __init__(self, momentum: bool = True, horizon: Count = 100):

@@ -19,6 +19,7 @@ EPISODE_SEED = 1_000_003  # of the episodes that are judged: never those of trai
 @task(
     id="gymnasium",
     name="Gymnasium environment",
+    packages=("gymnasium",),
     example={
         "procedure": {"use": "a3c", "t_max": 3},
         "task": {"episodes": 2, "limit": 20},

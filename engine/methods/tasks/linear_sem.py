@@ -17,6 +17,7 @@ from engine.parts import Answering, Figure, Offer, Task, task
 @task(
     id="linear-sem",
     name="Linear structural equations",
+    packages=("networkx",),
     example={
         "task": {"nodes": 4, "samples": 40},
         "procedure": {"use": "colide", "warm_iter": 10, "max_iter": 20, "check": 5, "stages": 2},

@@ -18,7 +18,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Kept = Annotated[float, Field(ge=0, le=0.5)]
 
 
-@task(name="Block graph", example={"model": {"use": "gcn"}})
+@task(name="Block graph", packages=("networkx",), example={"model": {"use": "gcn"}})
 class BlockGraph(NodeClassification):
     """Tells the groups of a random graph apart, from noisy features and from who is joined to whom. Neighbours are
     mostly alike, or mostly different: which of the two decides what a model for graphs is worth.
@@ -77,7 +77,7 @@ class BlockGraph(NodeClassification):
         self.divide(graph, x, group)
 
 
-@task(name="Karate club", example={"model": {"use": "gcn"}})
+@task(name="Karate club", packages=("networkx",), example={"model": {"use": "gcn"}})
 class KarateClub(NodeClassification):
     """Tells which side each of the 34 members of a karate club took when it split, from who was friends with whom. The
     smallest graph that everybody knows; its nodes have no features but themselves.
@@ -116,7 +116,7 @@ HOUSE = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 0), (4, 1))  # four walls, and a ro
 ROLES = (1, 1, 2, 2, 3)  # under the roof, on the ground, the top; 0 is a node of no house
 
 
-@task(name="House graph", example={"model": {"use": "gcn"}})
+@task(name="House graph", packages=("networkx",), example={"model": {"use": "gcn"}})
 class HouseGraph(NodeClassification):
     """Tells what part of a small house each node of a graph is, or that it is part of none. Houses of five nodes hang
     on a random graph; nodes have no features that help, so a model has to see the shape around a node.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from engine import registry
 from engine.recipe import Recipe, merge
-from engine.training import checkpoint, loop
+from engine.training import checkpoint, divergence, loop
 from engine.training.assemble import assemble, filled
 from engine.training.loop import Outcome, Trainer
 from engine.training.recorder import Memory, Recorder
@@ -82,8 +83,6 @@ def test_where_all_is_lost_no_layer_is_blamed(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_lost_gradient_is_named_where_the_weights_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.training import divergence
-
     _, trainer = trained(tmp_path, lambda parameters: None, monkeypatch)
     named = dict(trainer.run.model.named_parameters())
     for parameter in named.values():
@@ -93,3 +92,13 @@ def test_a_lost_gradient_is_named_where_the_weights_are_fine(tmp_path: Path, mon
     named[name].grad = torch.full_like(named[name], float("inf"))
     layer = name.rpartition(".")[0]
     assert divergence.layers(trainer.run) == f", with the gradients of {layer} lost, of 3 layers"
+
+
+def test_numbers_that_are_only_large_are_finite() -> None:
+    from engine.training import divergence
+
+    fine = [torch.full((4,), 3e38), torch.full((4,), 6e4, dtype=torch.float16), torch.zeros(0)]
+    lost = [torch.tensor([1.0, math.nan]), torch.tensor([math.inf]), torch.tensor([1.0, -math.inf, math.nan])]
+    assert divergence._finite([*fine, *lost]) == [True] * 3 + [False] * 3
+    assert divergence._finite([torch.zeros(0)]) == [True] and divergence._finite([]) == []
+    assert divergence._finite([torch.full((2,), 1e300, dtype=torch.float64)]) == [True]
